@@ -1,0 +1,340 @@
+"""`ConditionalBijector`: the contract, and `condition`, which hides it from TFP."""
+
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_conditional import conditions as conditions_lib
+from tfp_conditional import one_pass
+from tfp_conditional.one_pass import FORWARD
+
+
+class ConditionalBijector(one_pass.OnePassBijector):
+    """An invertible map of vectors whose shape depends on `conditions`.
+
+    ```none
+    forward:   y = g(x; c)        log-det:   log |det dy/dx|
+    inverse:   x = g^-1(y; c)     log-det: - log |det dy/dx|
+    ```
+
+    A subclass writes two methods, each ONE pass of its networks. The base class
+    makes TFP's methods from them, checks shapes and dtypes, and runs them
+    compiled when called eagerly (`tf.config.run_functions_eagerly(True)` runs
+    them op by op, for debugging).
+
+    #### Shapes
+
+    `x`, `y`: `[..., D]`. `conditions`: `[..., S]`, or a nest of such tensors.
+    Batch shapes broadcast, right-aligned. `inverse` expands `y` to the batch
+    shape of `conditions`. `forward` refuses to expand `x`: one noise vector would
+    be shared between conditions.
+
+    #### Example
+
+    ```python
+    import tensorflow as tf
+    import tfp_conditional as tfpc
+
+    class ShiftByMean(tfpc.ConditionalBijector):
+        '''y = x + mean(c).'''
+
+        def __init__(self, event_size, condition_size, name='shift_by_mean'):
+            super().__init__(event_size, condition_size, name=name)
+
+        def _forward_and_log_det(self, x, conditions):
+            shift = tf.reduce_mean(conditions, axis=-1, keepdims=True)
+            return x + shift, tf.zeros([])     # a log-det broadcasts
+
+        def _inverse_and_log_det(self, y, conditions):
+            shift = tf.reduce_mean(conditions, axis=-1, keepdims=True)
+            return y - shift, tf.zeros([])
+
+    bijector = ShiftByMean(event_size=2, condition_size=3)
+    y = bijector.forward(tf.zeros([5, 2]), conditions=tf.ones([5, 3]))
+    assert y.shape == [5, 2]
+    ```
+    """
+
+    def __init__(self, event_size, condition_size, output_event_size=None,
+                 is_constant_jacobian=False, dtype=tf.float32,
+                 validate_args=False, parameters=None, name=None):
+        """Constructs the base of a conditional bijector.
+
+        Args:
+          event_size: `int` D >= 1, the last dimension of `x`.
+          condition_size: `int` S >= 1, the last dimension of `conditions`; or a
+            nest (dict, tuple) of such integers for a nest of tensors.
+          output_event_size: `int`, the last dimension of `y` where it is not D.
+          is_constant_jacobian: `bool`, whether the log-det is the same for all x.
+          dtype: floating dtype of x, y, conditions and log-dets.
+          validate_args: `bool`, whether to check that values are finite.
+          parameters: `dict` of constructor arguments, as in `tfb.Bijector`.
+          name: `str`.
+
+        Raises:
+          TypeError, ValueError: for sizes that are no positive integers and for
+            a dtype that is not floating.
+        """
+        dtype = tf.as_dtype(dtype)
+        if not dtype.is_floating:
+            raise TypeError(f'`dtype` must be floating; got {dtype.name}.')
+        self._event_size = conditions_lib.positive_int(event_size, 'event_size')
+        self._output_event_size = (
+            self._event_size if output_event_size is None else
+            conditions_lib.positive_int(output_event_size, 'output_event_size'))
+        self._condition_spec = conditions_lib.ConditionSpec(condition_size, dtype)
+        super().__init__(dtype=dtype, is_constant_jacobian=is_constant_jacobian,
+                         validate_args=validate_args, parameters=parameters,
+                         name=name)
+
+    @property
+    def event_size(self):
+        """`int` D, the last dimension of `x`."""
+        return self._event_size
+
+    @property
+    def condition_size(self):
+        """`int` or nest of `int`, the last dimension(s) of `conditions`."""
+        return self._condition_spec.size
+
+    def _forward_and_log_det(self, x, conditions):
+        """Returns `y [..., D]` and `log |det dy/dx| [...]` from one pass.
+
+        Args:
+          x: `[..., D]`, its batch shape that of the result.
+          conditions: nest of `[..., S]`, whose batch shape broadcasts to that
+            of `x` and may be smaller.
+        """
+        raise NotImplementedError(f'{type(self).__name__} must implement '
+                                  '`_forward_and_log_det(x, conditions)`.')
+
+    def _inverse_and_log_det(self, y, conditions):
+        """Returns `x [..., D]` and `log |det dx/dy| [...]` from one pass."""
+        raise NotImplementedError(f'{type(self).__name__} must implement '
+                                  '`_inverse_and_log_det(y, conditions)`.')
+
+    def condition(self, conditions, name=None):
+        """Returns this bijector for fixed conditions, in need of no keyword.
+
+        ```python
+        import tensorflow as tf
+        import tensorflow_probability as tfp
+        import tfp_conditional as tfpc
+        tfd = tfp.distributions
+
+        flow = tfpc.ConditionalRealNVP(event_size=2, condition_size=3)
+        base = tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1)
+        given = tfd.TransformedDistribution(base, flow.condition(tf.ones([5, 3])))
+        assert given.batch_shape == [5]
+        assert given.sample(7).shape == [7, 5, 2]      # independent noise
+        ```
+
+        Args:
+          conditions: `[..., S]`, or the nest of tensors that `condition_size`
+            says. Arrays and variables are read at every call.
+          name: `str`.
+
+        Returns:
+          A `tfb.Bijector` of batch shape `conditions.shape[:-1]` that shares this
+          bijector's variables.
+        """
+        return ConditionedBijector(self, conditions, name=name)
+
+    def _run(self, direction, value, kwargs):
+        kwargs = dict(kwargs)
+        conditions = kwargs.pop('conditions', None)
+        conditions_lib.reject_unknown(kwargs, self.name)
+        conditions = self._condition_spec.check(conditions, self.name)
+        label, size = (('x', self._event_size) if direction == FORWARD
+                       else ('y', self._output_event_size))
+        value = conditions_lib.check_last_dimension(
+            conditions_lib.as_tensor(value, self.dtype, label), size, label)
+        value = self._align(direction, value, conditions)
+        if self.validate_args:
+            value = tf.debugging.assert_all_finite(
+                value, f'`{label}` of {self.name!r} must be finite.')
+            conditions = tf.nest.map_structure(
+                lambda leaf: tf.debugging.assert_all_finite(
+                    leaf, f'`conditions` of {self.name!r} must be finite.'),
+                conditions)
+        if not tf.executing_eagerly():
+            return self._pass(direction, value, conditions)
+        tensors = [value, *tf.nest.flatten(conditions)]
+        run = self._compiled(
+            tuple(tensor.shape.rank for tensor in tensors), f'_{direction}_pass',
+            [tf.TensorSpec([None] * (t.shape.rank - 1) + [t.shape[-1]], t.dtype)
+             for t in tensors])
+        return run(*tensors)
+
+    def _forward_pass(self, value, *leaves):
+        return self._pass(FORWARD, value, tf.nest.pack_sequence_as(
+            self.condition_size, leaves))
+
+    def _inverse_pass(self, value, *leaves):
+        return self._pass(one_pass.INVERSE, value, tf.nest.pack_sequence_as(
+            self.condition_size, leaves))
+
+    def _pass(self, direction, value, conditions):
+        """One pass on checked tensors; its results have exactly `[..., D]`, `[...]`."""
+        if direction == FORWARD:
+            result, log_det = self._forward_and_log_det(value, conditions)
+            size = self._output_event_size
+        else:
+            result, log_det = self._inverse_and_log_det(value, conditions)
+            size = self._event_size
+        batch = value.shape[:-1]
+        result = self._conform(result, batch + [size], value, [size], direction)
+        log_det = tf.convert_to_tensor(log_det, self.dtype)
+        if log_det.shape.rank != batch.rank or (
+                batch.is_fully_defined() and log_det.shape != batch):
+            log_det = tf.broadcast_to(log_det, tf.shape(value)[:-1])
+        return result, tf.ensure_shape(log_det, batch)
+
+    def _conform(self, result, shape, value, event_shape, direction):
+        if not (result.shape.is_compatible_with(shape)
+                and result.dtype == self.dtype):
+            raise ValueError(
+                f'`_{direction}_and_log_det` of {self.name!r} must return '
+                f'{self.dtype.name} {shape}; got {result.dtype.name} '
+                f'{result.shape}.')
+        if shape.is_fully_defined():
+            return result
+        # Where shapes are unknown until run time, a result that was silently
+        # expanded has another number of elements, and fails here.
+        return tf.ensure_shape(
+            tf.reshape(result, tf.concat([tf.shape(value)[:-1], event_shape], 0)),
+            shape)
+
+    def _align(self, direction, value, conditions):
+        """Returns `value` with the batch shape of the result, or refuses."""
+        batch = value.shape[:-1]
+        condition_batch = self._condition_spec.batch_shape(conditions)
+        try:
+            full = tf.broadcast_static_shape(batch, condition_batch)
+        except ValueError as error:
+            raise ValueError(
+                f'The batch shapes of the event {batch.as_list()} and of '
+                f'`conditions` {condition_batch.as_list()} must broadcast, '
+                f'right-aligned, in {self.name!r}.') from error
+        if batch.is_fully_defined() and full == batch:
+            return value
+        if direction == FORWARD:
+            padded = [1] * (condition_batch.rank - batch.rank) + batch.as_list()
+            if any(have == 1 and want not in (None, 1) for have, want in
+                   zip(padded[::-1], condition_batch.as_list()[::-1])) or (
+                       condition_batch.rank > batch.rank):
+                raise ValueError(self._share_noise_message(batch, condition_batch))
+            if full.is_fully_defined():
+                return value
+            check = tf.debugging.assert_equal(
+                tf.broadcast_dynamic_shape(*self._batches(value, conditions)),
+                tf.shape(value)[:-1],
+                self._share_noise_message(batch, condition_batch))
+            with tf.control_dependencies([check] if check is not None else []):
+                return tf.identity(value)
+        if full.is_fully_defined():
+            return tf.broadcast_to(value, full + value.shape[-1:])
+        shape = tf.broadcast_dynamic_shape(*self._batches(value, conditions))
+        return tf.ensure_shape(
+            tf.broadcast_to(value, tf.concat([shape, tf.shape(value)[-1:]], 0)),
+            full + value.shape[-1:])
+
+    def _batches(self, value, conditions):
+        return (tf.shape(value)[:-1],
+                tf.shape(tf.nest.flatten(conditions)[0])[:-1])
+
+    def _share_noise_message(self, batch, condition_batch):
+        return (
+            f'`forward` of {self.name!r} will not expand `x` of batch shape '
+            f'{batch.as_list()} to that of `conditions`, {condition_batch.as_list()}:'
+            ' all conditions would share the same noise. To sample for each '
+            'condition, use `tfd.TransformedDistribution(base, '
+            'bijector.condition(conditions))`, whose batch shape is that of the '
+            'conditions; or give the base that batch shape; or draw as many '
+            'samples as there are conditions, `sample(B)` for `[B, S]`. To share '
+            'the noise on purpose, `tf.broadcast_to` it first.')
+
+    def _forward_event_shape(self, input_shape):
+        return self._event_shape(input_shape, self._event_size,
+                                 self._output_event_size)
+
+    def _inverse_event_shape(self, output_shape):
+        return self._event_shape(output_shape, self._output_event_size,
+                                 self._event_size)
+
+    def _event_shape(self, shape, size, new_size):
+        if shape.rank is None:
+            return shape
+        if shape.rank == 0 or shape[-1] not in (None, size):
+            hint = ('' if shape.rank else ' Its events are scalars: wrap the base '
+                    'distribution as `tfd.Independent(base, 1)`.')
+            raise ValueError(
+                f'Events of {self.name!r} must have last dimension {size}; got '
+                f'event shape {shape.as_list()}.{hint}')
+        return shape[:-1] + [new_size]
+
+    def _forward_event_shape_tensor(self, input_shape):
+        return tf.concat([input_shape[:-1], [self._output_event_size]], 0)
+
+    def _inverse_event_shape_tensor(self, output_shape):
+        return tf.concat([output_shape[:-1], [self._event_size]], 0)
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+    def __getitem__(self, slices):
+        raise TypeError(f'{self.name!r} has no batch shape to slice; slice '
+                        '`bijector.condition(conditions)` or the conditions.')
+
+
+class ConditionedBijector(one_pass.OnePassBijector):
+    """A conditional bijector for fixed conditions; see `ConditionalBijector.condition`."""
+
+    def __init__(self, bijector, conditions, validate_args=False, name=None):
+        parameters = dict(locals())
+        if not isinstance(bijector, ConditionalBijector):
+            raise TypeError('`bijector` must be a ConditionalBijector; got '
+                            f'{type(bijector).__name__}.')
+        checked = bijector._condition_spec.check(conditions, bijector.name)
+        self._bijector = bijector
+        self._conditions = conditions
+        self._num_leaves = len(tf.nest.flatten(checked))
+        super().__init__(
+            dtype=bijector.dtype, validate_args=validate_args,
+            is_constant_jacobian=bijector.is_constant_jacobian,
+            parameters=parameters, name=name or f'{bijector.name}_given')
+
+    @property
+    def bijector(self):
+        """The conditional bijector, whose variables this shares."""
+        return self._bijector
+
+    @property
+    def conditions(self):
+        """The conditions, as they were given."""
+        return self._conditions
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {'conditions': tfp.util.ParameterProperties(
+            event_ndims=lambda self, x_event_ndims: tf.nest.map_structure(
+                lambda _: x_event_ndims, self._bijector.condition_size))}
+
+    def _run(self, direction, value, kwargs):
+        if kwargs:
+            raise TypeError(f'{self.name!r} has its conditions already and takes no '
+                            f'keyword arguments; got {sorted(kwargs)}.')
+        return self._bijector._run(direction, value,
+                                   {'conditions': self._conditions})
+
+    def _forward_event_shape(self, input_shape):
+        return self._bijector.forward_event_shape(input_shape)
+
+    def _inverse_event_shape(self, output_shape):
+        return self._bijector.inverse_event_shape(output_shape)
+
+    def _forward_event_shape_tensor(self, input_shape):
+        return self._bijector.forward_event_shape_tensor(input_shape)
+
+    def _inverse_event_shape_tensor(self, output_shape):
+        return self._bijector.inverse_event_shape_tensor(output_shape)

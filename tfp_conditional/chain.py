@@ -1,0 +1,169 @@
+"""`ConditionalChain`: composition that hands `conditions` to every part."""
+
+import tensorflow as tf
+
+from tfp_conditional import _tfp
+from tfp_conditional import bijector as bijector_lib
+from tfp_conditional import one_pass
+from tfp_conditional.one_pass import FORWARD, INVERSE
+
+
+class ConditionalChain(bijector_lib.ConditionalBijector):
+    """`y = b_1(b_2(... b_n(x; c) ...))`, conditional and stock parts mixed freely.
+
+    ```none
+    forward:  x -> b_n -> ... -> b_1 -> y     log-det =  sum of the parts'
+    inverse:  y -> b_1^-1 -> ... -> b_n^-1 -> x
+    ```
+
+    As in `tfb.Chain` the last bijector is applied first. Every
+    `ConditionalBijector` among the parts, also inside `tfb.Invert` and
+    `tfb.Chain`, is given the conditions; stock bijectors are called without.
+
+    #### Example
+
+    ```python
+    import tensorflow as tf
+    import tensorflow_probability as tfp
+    import tfp_conditional as tfpc
+    tfb = tfp.bijectors
+
+    flow = tfpc.ConditionalChain([
+        tfb.Tanh(),
+        tfpc.ConditionalCoupling(event_size=4, condition_size=3),
+        tfb.Permute([3, 2, 1, 0]),
+        tfpc.ConditionalCoupling(event_size=4, condition_size=3),
+    ])
+    y = flow.forward(tf.ones([5, 4]), conditions=tf.ones([5, 3]))
+    ```
+    """
+
+    def __init__(self, bijectors, validate_args=False, name='conditional_chain'):
+        """Constructs the composition.
+
+        Args:
+          bijectors: sequence of `tfb.Bijector`, at least one of them conditional.
+            All conditional ones have the same `condition_size` and dtype, and
+            events stay vectors throughout.
+          validate_args: `bool`, whether to check that values are finite.
+          name: `str`.
+
+        Raises:
+          TypeError: for a part that is no `tfb.Bijector`.
+          ValueError: for no parts, none conditional, or parts that do not fit.
+        """
+        parameters = dict(locals())
+        bijectors = tuple(bijectors)
+        if not bijectors:
+            raise ValueError('`bijectors` must hold at least one bijector.')
+        for i, part in enumerate(bijectors):
+            if not isinstance(part, _tfp.tfb.Bijector):
+                raise TypeError(f'`bijectors[{i}]` must be a tfb.Bijector; got '
+                                f'{type(part).__name__}.')
+        steps = [(part, direction) for bijector in reversed(bijectors)
+                 for part, direction in _flatten(bijector, FORWARD)]
+        first = _common(steps)
+        event_size, output_event_size = _event_sizes(steps)
+        self._bijectors = bijectors
+        self._directions = tuple(direction for _, direction in steps)
+        self._steps = tuple(part for part, _ in steps)
+        super().__init__(
+            event_size, first.condition_size, output_event_size=output_event_size,
+            is_constant_jacobian=all(part.is_constant_jacobian for part, _ in steps),
+            dtype=first.dtype, validate_args=validate_args, parameters=parameters,
+            name=name)
+
+    @property
+    def bijectors(self):
+        """The parts, in the order given; the last is applied first."""
+        return tuple(self._bijectors)
+
+    def _forward_and_log_det(self, x, conditions):
+        return self._walk(zip(self._steps, self._directions), x, conditions)
+
+    def _inverse_and_log_det(self, y, conditions):
+        return self._walk([(part, _opposite(direction)) for part, direction in
+                           zip(self._steps[::-1], self._directions[::-1])],
+                          y, conditions)
+
+    def _walk(self, steps, value, conditions):
+        total = None
+        for part, direction in steps:
+            value, log_det = _step(part, direction, value, conditions)
+            total = log_det if total is None else total + log_det
+        return value, total
+
+
+def _opposite(direction):
+    return INVERSE if direction == FORWARD else FORWARD
+
+
+def _flatten(bijector, direction):
+    """The parts of nested `tfb.Chain` and `tfb.Invert`, in order of application."""
+    if isinstance(bijector, _tfp.Invert):
+        return _flatten(bijector.bijector, _opposite(direction))
+    if isinstance(bijector, _tfp.Chain):
+        parts = bijector.bijectors
+        return [step for part in (reversed(parts) if direction == FORWARD else parts)
+                for step in _flatten(part, direction)]
+    return [(bijector, direction)]
+
+
+def _step(part, direction, value, conditions):
+    """One pass of one part: the value and the log-det `[...]` in that direction."""
+    if isinstance(part, bijector_lib.ConditionalBijector):
+        return part._pass(direction, value, conditions)
+    if isinstance(part, one_pass.OnePassBijector):
+        return part._run(direction, value, {})
+    # A copy, since a stock part's cache would answer from before the last update
+    # of its variables if it had met this very tensor.
+    value = tf.identity(value)
+    if direction == FORWARD:
+        return part.forward(value), part.forward_log_det_jacobian(value, 1)
+    return part.inverse(value), part.inverse_log_det_jacobian(value, 1)
+
+
+def _common(steps):
+    """The first conditional part, once all agree on conditions and dtype."""
+    parts = [part for part, _ in steps
+             if isinstance(part, bijector_lib.ConditionalBijector)]
+    if not parts:
+        raise ValueError('`bijectors` must hold at least one ConditionalBijector; '
+                         'for none, use `tfb.Chain`.')
+    for part in parts[1:]:
+        if part._condition_spec != parts[0]._condition_spec:
+            raise ValueError(
+                'Conditional parts of a chain must have the same condition_size and '
+                f'dtype; got {parts[0].condition_size}, {parts[0].dtype.name} in '
+                f'{parts[0].name!r} and {part.condition_size}, {part.dtype.name} in '
+                f'{part.name!r}.')
+    return parts[0]
+
+
+def _event_sizes(steps):
+    """The last dimension of events before the first step and after the last."""
+    at = next(i for i, (part, _) in enumerate(steps)
+              if isinstance(part, bijector_lib.ConditionalBijector))
+    part, direction = steps[at]
+    size = part.event_size if direction == FORWARD else part._output_event_size
+    start = end = size
+    for part, direction in steps[:at][::-1]:
+        start = _next_size(part, _opposite(direction), start)
+    for part, direction in steps[at:]:
+        end = _next_size(part, direction, end)
+    return start, end
+
+
+def _next_size(part, direction, size):
+    try:
+        shape = (part.forward_event_shape([size]) if direction == FORWARD
+                 else part.inverse_event_shape([size]))
+        shape = tf.TensorShape(shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{part.name!r} does not fit into the chain, where events '
+                         f'have size {size}: {error}') from error
+    if shape.rank != 1 or shape[0] is None:
+        raise ValueError(f'{part.name!r} turns events of shape [{size}] into '
+                         f'{shape}; all parts of a ConditionalChain must map vectors '
+                         'of static size to such vectors.')
+    return shape[0]

@@ -1,0 +1,202 @@
+"""`ConditionSpec`: what a flow is conditioned on, checked by name."""
+
+import collections.abc
+import difflib
+
+import numpy as np
+import tensorflow as tf
+
+HOW_TO_PASS = (
+    "pass `conditions=...` to the bijector's own methods, "
+    "`bijector_kwargs={'conditions': ...}` to those of a "
+    "`tfd.TransformedDistribution`, nest them under the bijector's name in a "
+    "stock `tfb.Chain` (`{%r: {'conditions': ...}}`), or use "
+    '`bijector.condition(conditions)`, which needs no keyword at all')
+
+
+def positive_int(value, label, least=1):
+    """Returns `value` as an `int`, or raises naming `label`."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+            value, (int, np.integer)):
+        raise TypeError(f'`{label}` must be an integer; got {value!r} of type '
+                        f'{type(value).__name__}.')
+    if value < least:
+        raise ValueError(f'`{label}` must be at least {least}; got {value}.')
+    return int(value)
+
+
+def as_tensor(value, dtype, label):
+    """Returns `value` as a tensor of `dtype`; tensors are never cast silently."""
+    if tf.is_tensor(value) or isinstance(value, tf.Variable):
+        if value.dtype != dtype:
+            raise TypeError(
+                f'`{label}` must have dtype {dtype.name}; got '
+                f'{tf.as_dtype(value.dtype).name}. Cast it with '
+                f'`tf.cast(..., tf.{dtype.name})`, or construct the bijector '
+                f'with that dtype.')
+        return tf.convert_to_tensor(value)
+    try:
+        return tf.convert_to_tensor(value, dtype=dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f'`{label}` must be convertible to a tensor of dtype {dtype.name}; '
+            f'got {type(value).__name__}: {error}') from error
+
+
+class ConditionSpec:
+    """Structure, widths and dtype of `conditions`.
+
+    Args:
+      size: an `int` S for one tensor `[..., S]`, or a nest (dict, tuple, list)
+        of such integers for a nest of tensors with the same structure.
+      dtype: the floating dtype of all of them.
+    """
+
+    def __init__(self, size, dtype):
+        self.size = _copy_sizes(size, 'condition_size')
+        self.dtype = dtype
+        self.widths = tuple(tf.nest.flatten(self.size))
+        if not self.widths:
+            raise ValueError('`condition_size` must hold at least one size; got '
+                             f'{size!r}.')
+        self.total = sum(self.widths)
+
+    def __eq__(self, other):
+        return (isinstance(other, ConditionSpec) and self.size == other.size
+                and self.dtype == other.dtype)
+
+    __hash__ = None
+
+    def check(self, conditions, owner):
+        """Returns `conditions` as a nest of tensors that broadcast together.
+
+        Args:
+          conditions: what the caller passed, or `None`.
+          owner: name of the bijector, for messages.
+
+        Returns:
+          The same nest with every leaf a tensor `[..., S_i]` of `dtype`; leaves
+          of a nest share one batch shape.
+
+        Raises:
+          TypeError: conditions missing, of another structure or dtype.
+          ValueError: missing or unknown keys, wrong width, rank or batch shape.
+        """
+        if conditions is None:
+            raise TypeError(f'`conditions` are required by {owner!r} and were not '
+                            f'given: {HOW_TO_PASS % owner}.')
+        leaves = []
+        self._collect(self.size, conditions, 'conditions', leaves)
+        if len(leaves) > 1:
+            leaves = _common_batch(leaves)
+        return tf.nest.pack_sequence_as(self.size, leaves)
+
+    def _collect(self, size, value, label, leaves):
+        if isinstance(size, dict):
+            if not isinstance(value, collections.abc.Mapping):
+                raise TypeError(f'`{label}` must be a dict with keys '
+                                f'{sorted(size)}; got {type(value).__name__}.')
+            missing = [key for key in size if key not in value]
+            unknown = [key for key in value if key not in size]
+            if missing or unknown:
+                raise ValueError(
+                    f'`{label}` must have the keys {sorted(size)}; missing: '
+                    f'{sorted(missing)}, unknown: {sorted(map(str, unknown))}.')
+            for key in sorted(size):
+                self._collect(size[key], value[key], f'{label}[{key!r}]', leaves)
+        elif isinstance(size, (tuple, list)):
+            if not isinstance(value, (tuple, list)) or len(value) != len(size):
+                got = (f'{len(value)} of them' if isinstance(value, (tuple, list))
+                       else type(value).__name__)
+                raise TypeError(f'`{label}` must be a tuple or list of {len(size)} '
+                                f'parts with sizes {size!r}; got {got}.')
+            for i, (part_size, part) in enumerate(zip(size, value)):
+                self._collect(part_size, part, f'{label}[{i}]', leaves)
+        else:
+            if isinstance(value, collections.abc.Mapping):
+                raise TypeError(
+                    f'`{label}` must be one tensor [..., {size}]; got a dict with '
+                    f'keys {sorted(map(str, value))}. To condition on a dict of '
+                    'tensors, construct the bijector with a dict of sizes as '
+                    '`condition_size`.')
+            leaves.append(check_last_dimension(
+                as_tensor(value, self.dtype, label), size, label))
+
+    def batch_shape(self, conditions):
+        """Static batch shape of checked conditions."""
+        return tf.nest.flatten(conditions)[0].shape[:-1]
+
+    def concat(self, conditions):
+        """Checked conditions as one tensor `[..., total]`, keys in sorted order."""
+        leaves = tf.nest.flatten(conditions)
+        return leaves[0] if len(leaves) == 1 else tf.concat(leaves, axis=-1)
+
+    def example(self):
+        """Zero conditions of batch shape `[1]`."""
+        return tf.nest.map_structure(
+            lambda width: tf.zeros([1, width], self.dtype), self.size)
+
+
+def check_last_dimension(tensor, size, label):
+    """Returns `tensor` if it is `[..., size]` with known rank, else raises."""
+    shape = tensor.shape
+    if shape.rank is None:
+        raise ValueError(f'`{label}` must have a known rank and last dimension '
+                         f'{size}; got a tensor of unknown rank. Use '
+                         '`tf.ensure_shape`.')
+    if shape.rank == 0:
+        raise ValueError(f'`{label}` must have at least one dimension, the last '
+                         f'of size {size}; got a scalar.')
+    if shape[-1] is None:
+        raise ValueError(f'`{label}` must have last dimension {size}; got shape '
+                         f'{shape}, whose last dimension is unknown. Use '
+                         '`tf.ensure_shape`.')
+    if shape[-1] != size:
+        raise ValueError(f'`{label}` must have last dimension {size}; got shape '
+                         f'{shape.as_list()}.')
+    return tensor
+
+
+def reject_unknown(kwargs, owner):
+    """Raises for keyword arguments other than `conditions`."""
+    for key in kwargs:
+        guess = (' Did you mean `conditions`?' if difflib.get_close_matches(
+            key, ['conditions']) else '')
+        raise TypeError(f'{owner!r} takes the keyword argument `conditions` and no '
+                        f'other; got `{key}`.{guess}')
+
+
+def _copy_sizes(size, label):
+    """A copy of the nest `size` in plain containers, every leaf checked."""
+    if isinstance(size, collections.abc.Mapping):
+        for key in size:
+            if not isinstance(key, str):
+                raise TypeError(f'Keys of `{label}` must be strings; got {key!r}.')
+        return {key: _copy_sizes(size[key], f'{label}[{key!r}]') for key in size}
+    if isinstance(size, (tuple, list)):
+        return tuple(_copy_sizes(part, f'{label}[{i}]')
+                     for i, part in enumerate(size))
+    return positive_int(size, label)
+
+
+def _common_batch(leaves):
+    """Leaves broadcast to one batch shape, which they mostly share already."""
+    shapes = [leaf.shape[:-1] for leaf in leaves]
+    batch = shapes[0]
+    for shape in shapes[1:]:
+        try:
+            batch = tf.broadcast_static_shape(batch, shape)
+        except ValueError as error:
+            raise ValueError(
+                'The batch shapes of the tensors in `conditions` must broadcast; '
+                f'got {[leaf.shape.as_list() for leaf in leaves]}.') from error
+    if batch.is_fully_defined():
+        return [leaf if leaf.shape[:-1] == batch
+                else tf.broadcast_to(leaf, batch + leaf.shape[-1:])
+                for leaf in leaves]
+    dynamic = tf.shape(leaves[0])[:-1]
+    for leaf in leaves[1:]:
+        dynamic = tf.broadcast_dynamic_shape(dynamic, tf.shape(leaf)[:-1])
+    return [tf.ensure_shape(
+        tf.broadcast_to(leaf, tf.concat([dynamic, tf.shape(leaf)[-1:]], 0)),
+        batch + leaf.shape[-1:]) for leaf in leaves]

@@ -1,0 +1,182 @@
+"""`ConditionalCoupling` and `ConditionalElementwise`: a transformer, conditioned."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_conditional import bijector
+from tfp_conditional import networks
+from tfp_conditional import transformers
+
+
+class _ConditionedTransformer(bijector.ConditionalBijector):
+    """Some units transformed, with parameters from the others and the conditions."""
+
+    def __init__(self, event_size, condition_size, mask, hidden_layers, activation,
+                 transformer, conditioner, dtype, seed, validate_args, parameters,
+                 name):
+        self._transformer = transformers.get(transformer)
+        super().__init__(
+            event_size, condition_size, dtype=dtype, validate_args=validate_args,
+            is_constant_jacobian=getattr(self._transformer, 'is_constant_jacobian',
+                                         False),
+            parameters=parameters, name=name)
+        self._partition = _Partition(mask)
+        self._num_units = self.event_size - self._partition.num_masked
+        output_size = self._num_units * self._transformer.num_parameters
+        with tf.name_scope(self.name):
+            if conditioner is None:
+                self._conditioner = networks.MLP(
+                    self._partition.num_masked, self._condition_spec, output_size,
+                    hidden_layers, activation, seed)
+            else:
+                self._conditioner = networks.ForeignConditioner(
+                    conditioner, self._partition.num_masked, self._condition_spec,
+                    output_size)
+
+    def _forward_and_log_det(self, x, conditions):
+        masked, units = self._partition.split(x)
+        units, log_det = self._transformer.forward_and_log_det(
+            units, self._parameters_of(masked, conditions))
+        return self._partition.merge(masked, units), tf.reduce_sum(log_det, -1)
+
+    def _inverse_and_log_det(self, y, conditions):
+        masked, units = self._partition.split(y)
+        units, log_det = self._transformer.inverse_and_log_det(
+            units, self._parameters_of(masked, conditions))
+        return self._partition.merge(masked, units), tf.reduce_sum(log_det, -1)
+
+    def _parameters_of(self, masked, conditions):
+        flat = self._conditioner(masked, conditions)
+        shape = [self._transformer.num_parameters, self._num_units]
+        if flat.shape.rank == 2:
+            return tf.reshape(flat, [-1, *shape])
+        return tf.reshape(flat, tf.concat([tf.shape(flat)[:-1], shape], 0))
+
+
+class ConditionalCoupling(_ConditionedTransformer):
+    """One coupling layer of Real NVP, conditioned (Dinh et al. 2017).
+
+    ```none
+    x = (x_m, x_t)                        p = network(x_m, c)
+    forward:  y = (x_m, T(x_t; p))        log-det =  sum log |dT/dx_t|
+    inverse:  x = (y_m, T^-1(y_t; p))     log-det = -sum log |dT/dx_t|
+    ```
+
+    `x_m` are the masked units, which pass unchanged, and T is the transformer.
+
+    #### Example
+
+    ```python
+    import tensorflow as tf
+    import tfp_conditional as tfpc
+
+    layer = tfpc.ConditionalCoupling(event_size=4, condition_size=3)
+    y = layer.forward(tf.ones([5, 4]), conditions=tf.ones([5, 3]))
+    x = layer.inverse(y, conditions=tf.ones([5, 3]))
+    ```
+    """
+
+    def __init__(self, event_size, condition_size, mask=None,
+                 hidden_layers=(128, 128), activation='relu', transformer='affine',
+                 conditioner=None, dtype=tf.float32, seed=None, validate_args=False,
+                 name='conditional_coupling'):
+        """Constructs a coupling layer; its variables exist on return.
+
+        Args:
+          event_size: `int` D >= 2.
+          condition_size: `int` S, or a nest of `int`.
+          mask: D booleans, `True` for the units that pass unchanged and are seen
+            by the conditioner. Default: the first D // 2.
+          hidden_layers: widths of the conditioner's hidden layers.
+          activation: its activation: a callable or a name, as in `tf.nn`.
+          transformer: `'affine'`, `'additive'`, or a `Transformer` of k
+            parameters for each unit.
+          conditioner: a callable or `tf.Module` (units `[..., d_m]`, conditions
+            `[..., S]`) -> parameters `[..., k d_t]`: parameter 0 of all d_t
+            transformed units, then parameter 1, and so on. It is run once, on
+            zeros, by the constructor. Default: an `MLP` with the arguments above.
+          dtype: floating dtype.
+          seed: `int` or TFP seed for the initial weights.
+          validate_args: `bool`, whether to check that values are finite.
+          name: `str`.
+
+        Raises:
+          ValueError: for a mask that masks no unit or every unit.
+        """
+        parameters = dict(locals())
+        if mask is None:
+            mask = np.arange(event_size) < event_size // 2
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.shape != (event_size,):
+            raise ValueError(f'`mask` must be {event_size} booleans; got dtype '
+                             f'{mask.dtype}, shape {mask.shape}.')
+        if mask.all() or not mask.any():
+            raise ValueError(
+                '`mask` must mask at least one unit and leave at least one to '
+                f'transform; got {mask.tolist()}. To transform every unit from the '
+                'conditions alone, which is all that event_size=1 allows, use '
+                '`ConditionalElementwise`.')
+        super().__init__(event_size, condition_size, mask, hidden_layers, activation,
+                         transformer, conditioner, dtype, seed, validate_args,
+                         parameters, name)
+
+
+class ConditionalElementwise(_ConditionedTransformer):
+    """Every unit transformed with parameters from the conditions alone.
+
+    ```none
+    p = network(c)
+    forward:  y = T(x; p)        log-det =  sum log |dT/dx|
+    inverse:  x = T^-1(y; p)     log-det = -sum log |dT/dx|
+    ```
+
+    #### Example
+
+    ```python
+    import tensorflow as tf
+    import tfp_conditional as tfpc
+
+    layer = tfpc.ConditionalElementwise(event_size=1, condition_size=3)
+    y = layer.forward(tf.ones([5, 1]), conditions=tf.ones([5, 3]))
+    ```
+    """
+
+    def __init__(self, event_size, condition_size, hidden_layers=(128, 128),
+                 activation='relu', transformer='affine', conditioner=None,
+                 dtype=tf.float32, seed=None, validate_args=False,
+                 name='conditional_elementwise'):
+        """Constructs the layer; its variables exist on return.
+
+        Args are those of `ConditionalCoupling`, less `mask`. A `conditioner` of
+        your own is called with units of width 0, `[..., 0]`.
+        """
+        parameters = dict(locals())
+        super().__init__(event_size, condition_size, np.zeros(event_size, bool),
+                         hidden_layers, activation, transformer, conditioner, dtype,
+                         seed, validate_args, parameters, name)
+
+
+class _Partition:
+    """Splits `[..., D]` into masked and other units, and merges them again."""
+
+    def __init__(self, mask):
+        self._masked, self._units = np.flatnonzero(mask), np.flatnonzero(~mask)
+        self.num_masked = len(self._masked)
+        # Masked units that come first or last need no gather.
+        self._first = bool(np.all(mask[:self.num_masked]))
+        self._last = bool(np.all(mask[len(mask) - self.num_masked:]))
+        self._inverse = np.argsort(np.concatenate([self._masked, self._units]))
+
+    def split(self, x):
+        if self._first:
+            return tf.split(x, [len(self._masked), len(self._units)], axis=-1)
+        if self._last:
+            return tf.split(x, [len(self._units), len(self._masked)], axis=-1)[::-1]
+        return tf.gather(x, self._masked, axis=-1), tf.gather(x, self._units, axis=-1)
+
+    def merge(self, masked, units):
+        if self._first:
+            return tf.concat([masked, units], axis=-1)
+        if self._last:
+            return tf.concat([units, masked], axis=-1)
+        return tf.gather(tf.concat([masked, units], axis=-1), self._inverse, axis=-1)

@@ -1,0 +1,128 @@
+"""Transformers: parameters -> an invertible scalar map, one for each unit.
+
+A transformer says how many parameters it needs for a unit and builds the map
+from them. With all parameters 0 it is the identity, so that a network whose last
+layer starts at 0 gives a flow that starts at the identity. A new one is a class
+with the two methods of `Transformer`.
+"""
+
+import abc
+
+import tensorflow as tf
+
+
+class Transformer(abc.ABC):
+    """An elementwise invertible map, given by parameters.
+
+    Attributes:
+      num_parameters: `int` k, parameters for each unit.
+      is_constant_jacobian: `bool`, whether the log-det is the same for all x.
+
+    Shapes: units `[..., d]`, parameters `[..., k, d]`: row j is parameter j of
+    each unit.
+    """
+
+    num_parameters: int
+    is_constant_jacobian = False
+
+    @abc.abstractmethod
+    def forward_and_log_det(self, x, parameters):
+        """Returns `y [..., d]` and `log |dy/dx| [..., d]`."""
+
+    @abc.abstractmethod
+    def inverse_and_log_det(self, y, parameters):
+        """Returns `x [..., d]` and `log |dx/dy| [..., d]`."""
+
+
+def soften(x, linear_range):
+    """`r asinh(x / r)`: x near 0, logarithmic beyond `linear_range`, odd, smooth.
+
+    Keeps any finite number small (3e38 gives 90 r) without ever flattening it.
+    """
+    return linear_range * tf.asinh(x / linear_range)
+
+
+class Affine(Transformer):
+    """`y = x exp(log_scale) + shift`, which cannot overflow in a layer.
+
+    ```none
+    forward:  y = x exp(s) + t            log |dy/dx| =  s
+    inverse:  x = (y - t) exp(-s)         log |dx/dy| = -s
+    t = r asinh(p_0 / r)                  r = shift_range
+    s = m tanh(p_1 / m)                   m = max_log_scale
+    ```
+
+    `log_scale` unbounded overflows after a few layers (Dinh et al. 2017 bound it
+    by a tanh too); a shift that grows with a network's output without limit loses
+    in float32 what it is added to.
+    """
+
+    num_parameters = 2
+
+    def __init__(self, max_log_scale=2., shift_range=100.):
+        if not max_log_scale > 0:
+            raise ValueError(f'`max_log_scale` must be > 0; got {max_log_scale}.')
+        if not shift_range > 0:
+            raise ValueError(f'`shift_range` must be > 0; got {shift_range}.')
+        self.max_log_scale = float(max_log_scale)
+        self.shift_range = float(shift_range)
+
+    def shift_and_log_scale(self, parameters):
+        """Returns `shift [..., d]` and `log_scale [..., d]`."""
+        shift, log_scale = tf.unstack(parameters, axis=-2)
+        return (soften(shift, self.shift_range),
+                self.max_log_scale * tf.tanh(log_scale / self.max_log_scale))
+
+    def forward_and_log_det(self, x, parameters):
+        shift, log_scale = self.shift_and_log_scale(parameters)
+        return x * tf.exp(log_scale) + shift, log_scale
+
+    def inverse_and_log_det(self, y, parameters):
+        shift, log_scale = self.shift_and_log_scale(parameters)
+        return (y - shift) * tf.exp(-log_scale), -log_scale
+
+
+class Additive(Transformer):
+    """`y = x + shift` (NICE, Dinh et al. 2014); log-det exactly 0.
+
+    ```none
+    forward:  y = x + t       inverse:  x = y - t       t = r asinh(p_0 / r)
+    ```
+    """
+
+    num_parameters = 1
+    is_constant_jacobian = True
+
+    def __init__(self, shift_range=100.):
+        if not shift_range > 0:
+            raise ValueError(f'`shift_range` must be > 0; got {shift_range}.')
+        self.shift_range = float(shift_range)
+
+    def shift(self, parameters):
+        """Returns `shift [..., d]`."""
+        return soften(parameters[..., 0, :], self.shift_range)
+
+    def forward_and_log_det(self, x, parameters):
+        return x + self.shift(parameters), tf.zeros_like(x)
+
+    def inverse_and_log_det(self, y, parameters):
+        return y - self.shift(parameters), tf.zeros_like(y)
+
+
+TRANSFORMERS = {'affine': Affine, 'additive': Additive}
+
+
+def get(transformer):
+    """Returns the transformer of that name, or `transformer` if it is one."""
+    if isinstance(transformer, str):
+        if transformer not in TRANSFORMERS:
+            raise ValueError(f'`transformer` must be one of {sorted(TRANSFORMERS)} '
+                             f'or a Transformer; got {transformer!r}.')
+        return TRANSFORMERS[transformer]()
+    for name in ('num_parameters', 'forward_and_log_det', 'inverse_and_log_det'):
+        if isinstance(transformer, type) or not hasattr(transformer, name):
+            raise TypeError(
+                f'`transformer` must be one of {sorted(TRANSFORMERS)} or an object '
+                'with `num_parameters`, `forward_and_log_det` and '
+                f'`inverse_and_log_det`; got {transformer!r}.')
+    return transformer
