@@ -5,6 +5,7 @@ from tfp_conditional.bijector import ConditionalBijector
 from tfp_conditional.chain import ConditionalChain
 from tfp_conditional.coupling import ConditionalCoupling
 from tfp_conditional.coupling import ConditionalElementwise
+from tfp_conditional.export import exportable
 from tfp_conditional.real_nvp import ConditionalRealNVP
 from tfp_conditional.template import conditional_real_nvp_template
 from tfp_conditional.transformers import Additive
@@ -21,4 +22,5 @@ __all__ = [
     'ConditionalRealNVP',
     'Transformer',
     'conditional_real_nvp_template',
+    'exportable',
 ]

@@ -291,14 +291,14 @@ class ConditionedBijector(one_pass.OnePassBijector):
     """A conditional bijector for fixed conditions; see `ConditionalBijector.condition`."""
 
     def __init__(self, bijector, conditions, validate_args=False, name=None):
-        parameters = dict(locals())
         if not isinstance(bijector, ConditionalBijector):
             raise TypeError('`bijector` must be a ConditionalBijector; got '
                             f'{type(bijector).__name__}.')
-        checked = bijector._condition_spec.check(conditions, bijector.name)
+        bijector._condition_spec.check(conditions, bijector.name)
+        conditions = bijector._condition_spec.pack(conditions)
+        parameters = dict(locals())
         self._bijector = bijector
         self._conditions = conditions
-        self._num_leaves = len(tf.nest.flatten(checked))
         super().__init__(
             dtype=bijector.dtype, validate_args=validate_args,
             is_constant_jacobian=bijector.is_constant_jacobian,

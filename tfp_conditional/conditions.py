@@ -85,42 +85,18 @@ class ConditionSpec:
         if conditions is None:
             raise TypeError(f'`conditions` are required by {owner!r} and were not '
                             f'given: {HOW_TO_PASS % owner}.')
-        leaves = []
-        self._collect(self.size, conditions, 'conditions', leaves)
+        leaves = [
+            check_last_dimension(as_tensor(value, self.dtype, label), width, label)
+            for label, value, width in _leaves(self.size, conditions)]
         if len(leaves) > 1:
             leaves = _common_batch(leaves)
         return tf.nest.pack_sequence_as(self.size, leaves)
 
-    def _collect(self, size, value, label, leaves):
-        if isinstance(size, dict):
-            if not isinstance(value, collections.abc.Mapping):
-                raise TypeError(f'`{label}` must be a dict with keys '
-                                f'{sorted(size)}; got {type(value).__name__}.')
-            missing = [key for key in size if key not in value]
-            unknown = [key for key in value if key not in size]
-            if missing or unknown:
-                raise ValueError(
-                    f'`{label}` must have the keys {sorted(size)}; missing: '
-                    f'{sorted(missing)}, unknown: {sorted(map(str, unknown))}.')
-            for key in sorted(size):
-                self._collect(size[key], value[key], f'{label}[{key!r}]', leaves)
-        elif isinstance(size, (tuple, list)):
-            if not isinstance(value, (tuple, list)) or len(value) != len(size):
-                got = (f'{len(value)} of them' if isinstance(value, (tuple, list))
-                       else type(value).__name__)
-                raise TypeError(f'`{label}` must be a tuple or list of {len(size)} '
-                                f'parts with sizes {size!r}; got {got}.')
-            for i, (part_size, part) in enumerate(zip(size, value)):
-                self._collect(part_size, part, f'{label}[{i}]', leaves)
-        else:
-            if isinstance(value, collections.abc.Mapping):
-                raise TypeError(
-                    f'`{label}` must be one tensor [..., {size}]; got a dict with '
-                    f'keys {sorted(map(str, value))}. To condition on a dict of '
-                    'tensors, construct the bijector with a dict of sizes as '
-                    '`condition_size`.')
-            leaves.append(check_last_dimension(
-                as_tensor(value, self.dtype, label), size, label))
+    def pack(self, conditions):
+        """The same leaves, not converted, in the containers of `size`."""
+        return tf.nest.pack_sequence_as(self.size, [
+            value if hasattr(value, 'shape') else np.asarray(value)
+            for _, value, _ in _leaves(self.size, conditions)])
 
     def batch_shape(self, conditions):
         """Static batch shape of checked conditions."""
@@ -164,6 +140,37 @@ def reject_unknown(kwargs, owner):
             key, ['conditions']) else '')
         raise TypeError(f'{owner!r} takes the keyword argument `conditions` and no '
                         f'other; got `{key}`.{guess}')
+
+
+def _leaves(size, value, label='conditions'):
+    """Yields label, value and width of each leaf, where the structure is that of `size`."""
+    if isinstance(size, dict):
+        if not isinstance(value, collections.abc.Mapping):
+            raise TypeError(f'`{label}` must be a dict with keys {sorted(size)}; got '
+                            f'{type(value).__name__}.')
+        missing = [key for key in size if key not in value]
+        unknown = [key for key in value if key not in size]
+        if missing or unknown:
+            raise ValueError(
+                f'`{label}` must have the keys {sorted(size)}; missing: '
+                f'{sorted(missing)}, unknown: {sorted(map(str, unknown))}.')
+        for key in sorted(size):
+            yield from _leaves(size[key], value[key], f'{label}[{key!r}]')
+    elif isinstance(size, tuple):
+        if not isinstance(value, (tuple, list)) or len(value) != len(size):
+            got = (f'{len(value)} of them' if isinstance(value, (tuple, list))
+                   else type(value).__name__)
+            raise TypeError(f'`{label}` must be a tuple or list of {len(size)} parts '
+                            f'with sizes {size!r}; got {got}.')
+        for i, (part_size, part) in enumerate(zip(size, value)):
+            yield from _leaves(part_size, part, f'{label}[{i}]')
+    elif isinstance(value, collections.abc.Mapping):
+        raise TypeError(
+            f'`{label}` must be one tensor [..., {size}]; got a dict with keys '
+            f'{sorted(map(str, value))}. To condition on a dict of tensors, construct '
+            'the bijector with a dict of sizes as `condition_size`.')
+    else:
+        yield label, value, size
 
 
 def _copy_sizes(size, label):

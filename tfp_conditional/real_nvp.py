@@ -7,6 +7,13 @@ from tfp_conditional import chain
 from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import coupling
 from tfp_conditional import networks
+from tfp_conditional import transformers
+
+
+# The most that all affine layers together scale a unit by: exp(8), about 3000.
+# Below that float32 loses no more than three of its seven digits, and no number
+# of layers overflows. More fits no better, by measurement.
+TOTAL_LOG_SCALE = 8.
 
 
 class ConditionalRealNVP(chain.ConditionalChain):
@@ -54,7 +61,9 @@ class ConditionalRealNVP(chain.ConditionalChain):
           num_coupling_layers: `int` >= 1; two transform every unit.
           hidden_layers: widths of the hidden layers of each network.
           activation: their activation: a callable or a name, as in `tf.nn`.
-          transformer: `'affine'`, `'additive'`, or a `Transformer`.
+          transformer: `'affine'`, `'additive'`, or a `Transformer`. The layers of
+            `'affine'` together scale a unit by exp(8) at most, however many they
+            are; for another bound give an `Affine(max_log_scale)`.
           dtype: floating dtype.
           seed: `int` or TFP seed for the initial weights; layers get different
             ones.
@@ -69,6 +78,9 @@ class ConditionalRealNVP(chain.ConditionalChain):
         event_size = conditions_lib.positive_int(event_size, 'event_size')
         count = conditions_lib.positive_int(num_coupling_layers,
                                             'num_coupling_layers')
+        if isinstance(transformer, str) and transformer == 'affine':
+            times = count if event_size == 1 else (count + 1) // 2
+            transformer = transformers.Affine(TOTAL_LOG_SCALE / times)
         entropy = networks.resolve_seed(seed)
         common = dict(
             event_size=event_size, condition_size=condition_size,

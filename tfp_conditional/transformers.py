@@ -59,7 +59,7 @@ class Affine(Transformer):
 
     num_parameters = 2
 
-    def __init__(self, max_log_scale=2., shift_range=100.):
+    def __init__(self, max_log_scale=2., shift_range=10.):
         if not max_log_scale > 0:
             raise ValueError(f'`max_log_scale` must be > 0; got {max_log_scale}.')
         if not shift_range > 0:
@@ -93,7 +93,7 @@ class Additive(Transformer):
     num_parameters = 1
     is_constant_jacobian = True
 
-    def __init__(self, shift_range=100.):
+    def __init__(self, shift_range=10.):
         if not shift_range > 0:
             raise ValueError(f'`shift_range` must be > 0; got {shift_range}.')
         self.shift_range = float(shift_range)
