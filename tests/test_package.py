@@ -14,13 +14,13 @@ ROOT = pathlib.Path(tfpc.__file__).parent
 
 # Each module may import those before it, never one after it.
 ORDER = ['_version', '_tfp', 'one_pass', 'conditions', 'bijector', 'transformers',
-         'networks', 'coupling', 'chain', 'real_nvp', 'template', 'export', 'fit',
+         'spline', 'networks', 'coupling', 'chain', 'real_nvp', 'template', 'export', 'fit',
          'testing', 'keras']
 
 PUBLIC = {
     'Additive', 'Affine', 'ConditionalBijector', 'ConditionalChain',
     'ConditionalCoupling', 'ConditionalElementwise', 'ConditionalRealNVP',
-    'Transformer', 'conditional_real_nvp_template', 'exportable',
+    'RationalQuadratic', 'Transformer', 'conditional_real_nvp_template', 'exportable',
 }
 
 

@@ -184,7 +184,7 @@ CASES = {
         "one of.*'relu'.*got 'swoosh'"),
     'unknown transformer': (
         lambda: tfpc.ConditionalRealNVP(2, 3, transformer='afine'), ValueError,
-        r"one of \['additive', 'affine'.*got 'afine'"),
+        r"one of \['additive', 'affine', 'rational_quadratic'\].*got 'afine'"),
     'a transformer class': (
         lambda: tfpc.ConditionalRealNVP(2, 3, transformer=tfpc.Affine), TypeError,
         '`transformer` must be'),
@@ -192,6 +192,13 @@ CASES = {
                          TypeError, '`dtype` must be floating; got int32'),
     'a scale bound of 0': (lambda: tfpc.Affine(max_log_scale=0.), ValueError,
                            '`max_log_scale` must be > 0'),
+    'one bin': (lambda: tfpc.RationalQuadratic(num_bins=1), ValueError,
+                '`num_bins` must be at least 2'),
+    'bins that do not fit': (
+        lambda: tfpc.RationalQuadratic(num_bins=8, min_bin_size=0.2), ValueError,
+        '`min_bin_size` must lie between'),
+    'a negative bound': (lambda: tfpc.RationalQuadratic(bound=-1.), ValueError,
+                         '`bound` must be > 0'),
     'mask of all': (lambda: tfpc.ConditionalCoupling(2, 3, mask=[True, True]),
                     ValueError, 'ConditionalElementwise'),
     'mask of none': (lambda: tfpc.ConditionalCoupling(2, 3, mask=[False, False]),

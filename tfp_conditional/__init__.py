@@ -7,6 +7,7 @@ from tfp_conditional.coupling import ConditionalCoupling
 from tfp_conditional.coupling import ConditionalElementwise
 from tfp_conditional.export import exportable
 from tfp_conditional.real_nvp import ConditionalRealNVP
+from tfp_conditional.spline import RationalQuadratic
 from tfp_conditional.template import conditional_real_nvp_template
 from tfp_conditional.transformers import Additive
 from tfp_conditional.transformers import Affine
@@ -20,6 +21,7 @@ __all__ = [
     'ConditionalCoupling',
     'ConditionalElementwise',
     'ConditionalRealNVP',
+    'RationalQuadratic',
     'Transformer',
     'conditional_real_nvp_template',
     'exportable',

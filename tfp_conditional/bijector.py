@@ -187,7 +187,8 @@ class ConditionalBijector(one_pass.OnePassBijector):
         if log_det.shape.rank != batch.rank or (
                 batch.is_fully_defined() and log_det.shape != batch):
             log_det = tf.broadcast_to(log_det, tf.shape(value)[:-1])
-        return result, tf.ensure_shape(log_det, batch)
+        log_det.set_shape(batch)
+        return result, log_det
 
     def _conform(self, result, shape, value, event_shape, direction):
         if not (result.shape.is_compatible_with(shape)
@@ -200,9 +201,10 @@ class ConditionalBijector(one_pass.OnePassBijector):
             return result
         # Where shapes are unknown until run time, a result that was silently
         # expanded has another number of elements, and fails here.
-        return tf.ensure_shape(
-            tf.reshape(result, tf.concat([tf.shape(value)[:-1], event_shape], 0)),
-            shape)
+        result = tf.reshape(
+            result, tf.concat([tf.shape(value)[:-1], event_shape], 0))
+        result.set_shape(shape)
+        return result
 
     def _align(self, direction, value, conditions):
         """Returns `value` with the batch shape of the result, or refuses."""

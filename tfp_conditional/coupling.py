@@ -5,7 +5,30 @@ import tensorflow as tf
 
 from tfp_conditional import bijector
 from tfp_conditional import networks
+from tfp_conditional import spline
 from tfp_conditional import transformers
+
+TRANSFORMERS = {
+    'affine': transformers.Affine,
+    'additive': transformers.Additive,
+    'rational_quadratic': spline.RationalQuadratic,
+}
+
+
+def get_transformer(transformer):
+    """Returns the transformer of that name, or `transformer` if it is one."""
+    if isinstance(transformer, str):
+        if transformer not in TRANSFORMERS:
+            raise ValueError(f'`transformer` must be one of {sorted(TRANSFORMERS)} '
+                             f'or a Transformer; got {transformer!r}.')
+        return TRANSFORMERS[transformer]()
+    for name in ('num_parameters', 'forward_and_log_det', 'inverse_and_log_det'):
+        if isinstance(transformer, type) or not hasattr(transformer, name):
+            raise TypeError(
+                f'`transformer` must be one of {sorted(TRANSFORMERS)} or an object '
+                'with `num_parameters`, `forward_and_log_det` and '
+                f'`inverse_and_log_det`; got {transformer!r}.')
+    return transformer
 
 
 class _ConditionedTransformer(bijector.ConditionalBijector):
@@ -14,7 +37,7 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
     def __init__(self, event_size, condition_size, mask, hidden_layers, activation,
                  transformer, conditioner, dtype, seed, validate_args, parameters,
                  name):
-        self._transformer = transformers.get(transformer)
+        self._transformer = get_transformer(transformer)
         super().__init__(
             event_size, condition_size, dtype=dtype, validate_args=validate_args,
             is_constant_jacobian=getattr(self._transformer, 'is_constant_jacobian',
@@ -89,8 +112,8 @@ class ConditionalCoupling(_ConditionedTransformer):
             by the conditioner. Default: the first D // 2.
           hidden_layers: widths of the conditioner's hidden layers.
           activation: its activation: a callable or a name, as in `tf.nn`.
-          transformer: `'affine'`, `'additive'`, or a `Transformer` of k
-            parameters for each unit.
+          transformer: `'affine'`, `'additive'`, `'rational_quadratic'`, or a
+            `Transformer` of k parameters for each unit.
           conditioner: a callable or `tf.Module` (units `[..., d_m]`, conditions
             `[..., S]`) -> parameters `[..., k d_t]`: parameter 0 of all d_t
             transformed units, then parameter 1, and so on. It is run once, on

@@ -61,8 +61,8 @@ class ConditionalRealNVP(chain.ConditionalChain):
           num_coupling_layers: `int` >= 1; two transform every unit.
           hidden_layers: widths of the hidden layers of each network.
           activation: their activation: a callable or a name, as in `tf.nn`.
-          transformer: `'affine'`, `'additive'`, or a `Transformer`. The layers of
-            `'affine'` together scale a unit by exp(8) at most, however many they
+          transformer: `'affine'`, `'additive'`, `'rational_quadratic'`, or a
+            `Transformer`. The layers of `'affine'` together scale a unit by exp(8) at most, however many they
             are; for another bound give an `Affine(max_log_scale)`.
           dtype: floating dtype.
           seed: `int` or TFP seed for the initial weights; layers get different

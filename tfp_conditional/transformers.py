@@ -107,22 +107,3 @@ class Additive(Transformer):
 
     def inverse_and_log_det(self, y, parameters):
         return y - self.shift(parameters), tf.zeros_like(y)
-
-
-TRANSFORMERS = {'affine': Affine, 'additive': Additive}
-
-
-def get(transformer):
-    """Returns the transformer of that name, or `transformer` if it is one."""
-    if isinstance(transformer, str):
-        if transformer not in TRANSFORMERS:
-            raise ValueError(f'`transformer` must be one of {sorted(TRANSFORMERS)} '
-                             f'or a Transformer; got {transformer!r}.')
-        return TRANSFORMERS[transformer]()
-    for name in ('num_parameters', 'forward_and_log_det', 'inverse_and_log_det'):
-        if isinstance(transformer, type) or not hasattr(transformer, name):
-            raise TypeError(
-                f'`transformer` must be one of {sorted(TRANSFORMERS)} or an object '
-                'with `num_parameters`, `forward_and_log_det` and '
-                f'`inverse_and_log_det`; got {transformer!r}.')
-    return transformer

@@ -1,0 +1,131 @@
+"""`RationalQuadratic` against TFP's own spline, and at its edges."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_conditional as tfpc
+from tests import flows
+
+tfb = tfp.bijectors
+
+BOUND, BINS = 3., 5
+
+
+def _spline(**kwargs):
+    return tfpc.RationalQuadratic(num_bins=BINS, bound=BOUND, **kwargs)
+
+
+def _stock(parameters):
+    """TFP's spline with the bins that our parameters mean."""
+    widths, heights, slopes = np.split(parameters, [BINS, 2 * BINS], axis=-2)
+
+    def sizes(logits):
+        weights = np.exp(logits) / np.exp(logits).sum(-2, keepdims=True)
+        return np.moveaxis(2 * BOUND * (0.01 + (1 - 0.01 * BINS) * weights), -2, -1)
+
+    inner = 0.01 + np.log1p(np.exp(slopes + np.log(np.expm1(0.99))))
+    return tfb.RationalQuadraticSpline(
+        sizes(widths), sizes(heights), np.moveaxis(inner, -2, -1), range_min=-BOUND)
+
+
+@pytest.mark.parametrize('spread', [0.1, 1., 3.])
+def test_equals_stock_spline_with_gradients(spread):
+    parameters = spread * flows.normal([50, 3 * BINS - 1, 4], 1)
+    x = 2. * flows.normal([50, 4], 2)
+    stock = _stock(parameters.numpy())
+    ours = _spline()
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([x, parameters])
+        y, fldj = ours.forward_and_log_det(x, parameters)
+        back, ildj = ours.inverse_and_log_det(tf.identity(y), parameters)
+        there, _ = ours.inverse_and_log_det(x, parameters)
+    inside = np.abs(x) < BOUND
+    assert inside.any() and (~inside).any()
+    np.testing.assert_allclose(y, stock.forward(x), rtol=1e-10, atol=1e-11)
+    np.testing.assert_allclose(fldj, stock.forward_log_det_jacobian(x, 0),
+                               rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(there, stock.inverse(x), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(back, x, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(fldj, -ildj, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(tape.gradient(y, x), np.exp(fldj), rtol=1e-9)
+    for output in (y, fldj, there, ildj):
+        for gradient in (tape.gradient(output, x), tape.gradient(output, parameters)):
+            assert gradient is None or np.all(np.isfinite(gradient))
+
+
+def test_zero_parameters_are_the_identity():
+    x = 2. * flows.normal([50, 4])
+    zeros = tf.zeros([50, 3 * BINS - 1, 4], tf.float64)
+    for method in ('forward_and_log_det', 'inverse_and_log_det'):
+        y, log_det = getattr(_spline(), method)(x, zeros)
+        np.testing.assert_allclose(y, x, rtol=1e-13, atol=1e-13)
+        np.testing.assert_allclose(log_det, 0, atol=1e-13)
+
+
+@pytest.mark.parametrize('dtype', [tf.float32, tf.float64])
+def test_finite_at_knots_bounds_and_beyond(dtype):
+    """Values and gradients, at every edge of the maths, for mild and wild parameters."""
+    edges = np.array([-BOUND, BOUND, 0., 1e6, -1e30, np.nextafter(BOUND, 0),
+                      np.nextafter(-BOUND, 0), np.nextafter(BOUND, 9), 1.2, -0.6])
+    x = tf.constant(np.repeat(edges[:, None], 2, 1), dtype)
+    for scale in (0., 1., 30., 1e6):
+        parameters = tf.cast(scale * flows.normal([10, 3 * BINS - 1, 2], 3), dtype)
+        for method in ('forward_and_log_det', 'inverse_and_log_det'):
+            with tf.GradientTape() as tape:
+                tape.watch([x, parameters])
+                y, log_det = getattr(_spline(), method)(x, parameters)
+                loss = tf.reduce_sum(tf.tanh(y)) + tf.reduce_sum(log_det)
+            assert y.dtype == log_det.dtype == dtype
+            for tensor in (y, log_det, *tape.gradient(loss, [x, parameters])):
+                assert np.all(np.isfinite(tensor)), (scale, method)
+            outside = np.abs(x) >= BOUND
+            np.testing.assert_array_equal(y.numpy()[outside], x.numpy()[outside])
+
+
+def test_monotone_and_continuous():
+    parameters = tf.repeat(2. * flows.normal([1, 3 * BINS - 1, 1], 4), 2001, 0)
+    x = tf.constant(np.linspace(-4, 4, 2001)[:, None])
+    y = _spline().forward_and_log_det(x, parameters)[0].numpy()[:, 0]
+    steps = np.diff(y)
+    assert np.all(steps > 0) and steps.max() < 100 * 8 / 2000
+
+
+def test_float32_round_trip():
+    """To 1e-5 inside and outside; where the map is flat, of what y can resolve."""
+    x = 4. * flows.normal([5000, 4], 2, tf.float32)
+    for spread in (0.3, 1.):
+        parameters = spread * flows.normal([5000, 3 * BINS - 1, 4], 1, tf.float32)
+        y, fldj = _spline().forward_and_log_det(x, parameters)
+        assert np.max(np.abs(y - x)) > 0.1
+        error = np.abs(_spline().inverse_and_log_det(y, parameters)[0] - x)
+        if spread == 0.3:
+            assert np.max(error) <= 1e-5
+        assert np.max(error * np.minimum(1., np.exp(fldj))) <= 1e-5
+
+
+@pytest.mark.parametrize('event_size', [1, 3])
+def test_float32_round_trip_in_a_flow(event_size):
+    flow = flows.flow(event_size, 3, 4, dtype=tf.float32, scale=0.15,
+                      transformer='rational_quadratic')
+    x = tf.concat([flows.normal([500, event_size], dtype=tf.float32),
+                   7. * flows.normal([500, event_size], 1, dtype=tf.float32)], 0)
+    c = flows.normal([1000, 3], 2, dtype=tf.float32)
+    y, fldj = flow.forward_and_log_det(x, conditions=c)
+    assert np.max(np.abs(y - x)) > 0.05
+    back, ildj = flow.inverse_and_log_det(y, conditions=c)
+    np.testing.assert_allclose(back, x, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(fldj, -ildj, atol=1e-4)
+
+
+def test_float64_log_det_of_a_flow_is_that_of_its_jacobian():
+    flow = flows.flow(3, 2, 4, transformer='rational_quadratic')
+    x, c = 2. * flows.normal([20, 3]), flows.normal([20, 2], 1)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y, fldj = flow.forward_and_log_det(x, conditions=c)
+    np.testing.assert_allclose(
+        fldj, np.linalg.slogdet(tape.batch_jacobian(y, x))[1], atol=1e-9)
+    np.testing.assert_allclose(
+        flow.inverse(tf.identity(y), conditions=c), x, rtol=1e-9, atol=1e-9)

@@ -1,0 +1,120 @@
+"""`RationalQuadratic`: monotone splines (Durkan et al. 2019, arXiv 1906.04032)."""
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_conditional import conditions as conditions_lib
+from tfp_conditional import transformers
+
+
+class RationalQuadratic(transformers.Transformer):
+    """A monotone rational-quadratic spline on [-B, B], the identity outside.
+
+    ```none
+    In the bin of width w and height h, from (x_k, y_k), with slope s = h / w and
+    derivatives d_k, d_{k+1} at its ends, where u = (x - x_k) / w:
+
+    forward:  y = y_k + h (s u^2 + d_k u (1 - u)) / (s + (d_k + d_{k+1} - 2 s) u (1 - u))
+    log |dy/dx| = 2 log s + log(d_{k+1} u^2 + 2 s u (1 - u) + d_k (1 - u)^2)
+                  - 2 log(s + (d_k + d_{k+1} - 2 s) u (1 - u))
+    inverse:  u = 2 c / (-b - sqrt(b^2 - 4 a c)), the root that does not cancel, with
+              a = h (s - d_k) + v,  b = h d_k - v,  c = -s (y - y_k),
+              v = (y - y_k) (d_k + d_{k+1} - 2 s)
+    ```
+
+    Of the k = 3 K - 1 parameters of a unit, K give widths, K heights (both by a
+    softmax) and K - 1 the inner derivatives (by a softplus); at the ends the
+    derivative is 1. With all parameters 0 the map is the identity.
+    """
+
+    def __init__(self, num_bins=8, bound=5., min_bin_size=1e-2, min_derivative=1e-2):
+        """Constructs the transformer.
+
+        Args:
+          num_bins: `int` K >= 2.
+          bound: `float` B > 0, half the width of the interval.
+          min_bin_size: `float`, the least width and height of a bin, as a fraction
+            of the interval; less than 1 / K. Slopes lie between it and 1 over it.
+          min_derivative: `float` in (0, 1), the least derivative at a knot.
+
+        Raises:
+          ValueError: for values outside these ranges.
+        """
+        self.num_bins = conditions_lib.positive_int(num_bins, 'num_bins', least=2)
+        self.num_parameters = 3 * self.num_bins - 1
+        if not bound > 0:
+            raise ValueError(f'`bound` must be > 0; got {bound}.')
+        if not 0 < min_bin_size * self.num_bins < 1:
+            raise ValueError('`min_bin_size` must lie between 0 and 1 / num_bins = '
+                             f'{1 / self.num_bins}; got {min_bin_size}.')
+        if not 0 < min_derivative < 1:
+            raise ValueError('`min_derivative` must lie between 0 and 1; got '
+                             f'{min_derivative}.')
+        self.bound, self.min_bin_size = float(bound), float(min_bin_size)
+        self.min_derivative = float(min_derivative)
+
+    def forward_and_log_det(self, x, parameters):
+        inside, x_in = self._clip(x)
+        x_k, w, y_k, h, d_0, d_1 = self._bin(x_in, parameters, by_height=False)
+        slope, u = h / w, (x_in - x_k) / w
+        y, log_det = self._evaluate(u, y_k, h, slope, d_0, d_1)
+        return tf.where(inside, y, x), tf.where(inside, log_det, 0.)
+
+    def inverse_and_log_det(self, y, parameters):
+        inside, y_in = self._clip(y)
+        x_k, w, y_k, h, d_0, d_1 = self._bin(y_in, parameters, by_height=True)
+        slope, rise = h / w, y_in - y_k
+        v = rise * (d_0 + d_1 - 2. * slope)
+        a, b, c = h * (slope - d_0) + v, h * d_0 - v, -slope * rise
+        # The discriminant is >= 0 but for rounding, and its root is never at 0
+        # in the bin: the bound keeps the gradient of the root finite.
+        tiny = np.finfo(y.dtype.as_numpy_dtype).tiny
+        root = tf.sqrt(tf.maximum(b * b - 4. * a * c, tiny))
+        u = tf.clip_by_value(2. * c / (-b - root), 0., 1.)
+        _, log_det = self._evaluate(u, y_k, h, slope, d_0, d_1)
+        return tf.where(inside, x_k + u * w, y), tf.where(inside, -log_det, 0.)
+
+    def _clip(self, x):
+        """Where x is inside, and x with the rest moved in, so that no gradient is NaN."""
+        inside = tf.abs(x) < self.bound
+        return inside, tf.where(inside, x, tf.zeros_like(x))
+
+    def _evaluate(self, u, y_k, h, slope, d_0, d_1):
+        v = 1. - u
+        denominator = slope + (d_0 + d_1 - 2. * slope) * u * v
+        y = y_k + h * (slope * u * u + d_0 * u * v) / denominator
+        log_det = (2. * (tf.math.log(slope) - tf.math.log(denominator))
+                   + tf.math.log(d_1 * u * u + 2. * slope * u * v + d_0 * v * v))
+        return y, log_det
+
+    def _knots(self, logits):
+        """Left ends and sizes `[..., K, d]` of the bins of unnormalised sizes."""
+        sizes = tf.nn.softmax(logits, axis=-2)
+        sizes = 2. * self.bound * (
+            self.min_bin_size + (1. - self.min_bin_size * self.num_bins) * sizes)
+        ends = tf.cumsum(sizes, axis=-2) - self.bound
+        starts = tf.concat([tf.fill(tf.shape(ends[..., :1, :]),
+                                    tf.constant(-self.bound, ends.dtype)),
+                            ends[..., :-1, :]], axis=-2)
+        return starts, sizes
+
+    def _bin(self, value, parameters, by_height):
+        """The six numbers `[..., d]` of the bin that each value is in."""
+        widths, heights, slopes = tf.split(
+            parameters, [self.num_bins, self.num_bins, self.num_bins - 1], axis=-2)
+        x_k, w = self._knots(widths)
+        y_k, h = self._knots(heights)
+        # softplus(0 + shift) + min_derivative = 1.
+        shift = np.log(np.expm1(1. - self.min_derivative))
+        inner = self.min_derivative + tf.nn.softplus(slopes + shift)
+        one = tf.ones_like(parameters[..., :1, :])
+        d_0, d_1 = (tf.concat([one, inner], -2), tf.concat([inner, one], -2))
+        # The last bin whose start lies at or below the value; bin 0 always does.
+        value = value[..., tf.newaxis, :]
+        reached = tf.cast(value >= (y_k if by_height else x_k), value.dtype)
+        reached = tf.concat([tf.ones_like(reached[..., :1, :]), reached[..., 1:, :]],
+                            axis=-2)
+        chosen = reached - tf.concat(
+            [reached[..., 1:, :], tf.zeros_like(reached[..., :1, :])], axis=-2)
+        return [tf.reduce_sum(chosen * part, axis=-2)
+                for part in (x_k, w, y_k, h, d_0, d_1)]
