@@ -119,6 +119,26 @@ def test_a_conditioner_in_a_closure_cannot_be_deep_copied():
         copy.deepcopy(layer)
 
 
+def test_stock_networks_in_a_chain_are_tracked_and_not_copied_wrongly():
+    template = tfpc.conditional_real_nvp_template(
+        (4,), input_size=1, output_units=1, condition_size=1, dtype=tf.float64)
+    ones = tf.ones([1], tf.float64)
+
+    def closure(x, units):
+        return template(x, units, conditions=ones)
+
+    for function in (closure, tfb.real_nvp_default_template((4,))):
+        chain = tfpc.ConditionalChain([
+            tfb.RealNVP(num_masked=1, shift_and_log_scale_fn=function), flows.flow()])
+        with tf.GradientTape() as tape:
+            chain.forward(X, conditions=C)
+        assert ({v.ref() for v in tape.watched_variables()}
+                == {v.ref() for v in chain.trainable_variables})
+        with pytest.raises(TypeError, match=(
+                'cannot be copied' if function is closure else '')):
+            copy.deepcopy(chain)
+
+
 def test_a_distribution_is_copied_around_a_copied_flow():
     dist = flows.dist(flows.flow())
     target = dist.copy(bijector=copy.deepcopy(dist.bijector))

@@ -25,6 +25,12 @@ TEMPLATE = tfpc.conditional_real_nvp_template(
 NAN = tf.constant(np.nan)
 
 
+class _WrongLogDet(tfpc.ConditionalBijector):
+
+    def _forward_and_log_det(self, x, conditions):
+        return x, tf.zeros([])
+
+
 def _coupling(conditioner):
     return tfpc.ConditionalCoupling(2, 3, conditioner=conditioner)
 
@@ -151,6 +157,12 @@ CASES = {
     'the same, seen while tracing': (
         _traced(lambda x, c: FLOW.forward(x, conditions=c), [2], [None, 3]),
         ValueError, 'share the same noise'),
+    'sample() through tfb.Invert': (
+        lambda: flows.dist(tfb.Invert(FLOW)).sample(**flows.given(C)), ValueError,
+        'share the same noise'),
+    'sample and log-prob through tfb.Invert': (
+        lambda: flows.dist(tfb.Invert(FLOW)).experimental_sample_and_log_prob(
+            **flows.given(C)), ValueError, 'share the same noise'),
     # Construction.
     'event_size 0': (lambda: tfpc.ConditionalRealNVP(0, 3), ValueError,
                      '`event_size` must be at least 1; got 0'),
@@ -252,6 +264,10 @@ CASES = {
     'exportable of another distribution': (
         lambda: tfpc.exportable(tfd.Normal(0., 1.)), TypeError,
         'TransformedDistribution'),
+    'a log-det of another dtype': (
+        lambda: _WrongLogDet(2, 3, dtype=tf.float64).forward(
+            tf.cast(X, tf.float64), conditions=tf.cast(C, tf.float64)), TypeError,
+        '`_forward_and_log_det`.*log-det of dtype float64; got float32'),
     'slicing a flow': (lambda: FLOW[0], TypeError, 'no batch shape to slice'),
     # Values, under validate_args.
     'NaN in y': (lambda: CHECKED.inverse(X * NAN, conditions=C),

@@ -14,11 +14,12 @@ ADVICE = ('TFP changed what tfp_conditional/_tfp.py relies on. Results stay righ
 
 
 def test_density_methods_exist():
-    for name in _tfp._DENSITY_METHODS:
+    for name in {*_tfp._DENSITY_METHODS, *_tfp._SAMPLING_METHODS}:
         method = getattr(tfd.TransformedDistribution, name, None)
         assert hasattr(method, '__code__'), (
             ADVICE + f'TransformedDistribution.{name} is no plain method any more.')
     assert len(_tfp._DENSITY_CODES) == len(_tfp._DENSITY_METHODS), ADVICE
+    assert len(_tfp._SAMPLING_CODES) == len(_tfp._SAMPLING_METHODS), ADVICE
 
 
 class _Recorder(tfb.Bijector):

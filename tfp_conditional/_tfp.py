@@ -15,6 +15,9 @@ and `tests/test_tfp_internals.py` fails with an explanation when TFP moves it.
    and no tensor changed between its two questions. So a pass may be shared
    between questions of the same call, and never otherwise; the frame of that
    call is its identity, and as long as it is held it cannot be another's.
+
+3. `is_sampling`: `tfb.Invert(flow)` draws by `flow.inverse`, which may expand its
+   argument for a density, but must not for a sample.
 """
 
 import sys
@@ -26,12 +29,18 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 Invert = tfb.Invert.__mro__[1]
 Chain = tfb.Chain.__mro__[1]
 
-# The methods that ask for a value and then for its log-det.
+# The methods that ask for a value and then for its log-det, and those that draw.
 _DENSITY_METHODS = ('experimental_local_measure', '_sample_and_log_prob')
-_DENSITY_CODES = frozenset(
-    code for name in _DENSITY_METHODS
-    if (code := getattr(getattr(tfd.TransformedDistribution, name, None),
-                        '__code__', None)) is not None)
+_SAMPLING_METHODS = ('_call_sample_n', '_sample_and_log_prob')
+
+
+def _codes(methods):
+    found = (getattr(tfd.TransformedDistribution, name, None) for name in methods)
+    return frozenset(method.__code__ for method in found
+                     if hasattr(method, '__code__'))
+
+
+_DENSITY_CODES, _SAMPLING_CODES = _codes(_DENSITY_METHODS), _codes(_SAMPLING_METHODS)
 
 # Frames of these packages may lie between the distribution and the bijector.
 _TRANSPARENT = ('tensorflow_probability.', 'tensorflow.',
@@ -45,9 +54,18 @@ def density_call():
       The innermost such frame, or `None` where the caller is somebody else: a
       user's own code, on whose next line anything may have changed.
     """
-    frame = sys._getframe(1)
+    return _enclosing_call(_DENSITY_CODES)
+
+
+def is_sampling():
+    """Returns whether this serves a `TransformedDistribution` that draws a sample."""
+    return _enclosing_call(_SAMPLING_CODES) is not None
+
+
+def _enclosing_call(codes):
+    frame = sys._getframe(2)
     while frame is not None:
-        if frame.f_code in _DENSITY_CODES:
+        if frame.f_code in codes:
             return frame
         if not frame.f_globals.get('__name__', '').startswith(_TRANSPARENT):
             return None

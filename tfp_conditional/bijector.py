@@ -3,6 +3,7 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_conditional import _tfp
 from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import one_pass
 from tfp_conditional.one_pass import FORWARD
@@ -42,11 +43,11 @@ class ConditionalBijector(one_pass.OnePassBijector):
 
         def _forward_and_log_det(self, x, conditions):
             shift = tf.reduce_mean(conditions, axis=-1, keepdims=True)
-            return x + shift, tf.zeros([])     # a log-det broadcasts
+            return x + shift, tf.zeros([], x.dtype)     # broadcasts
 
         def _inverse_and_log_det(self, y, conditions):
             shift = tf.reduce_mean(conditions, axis=-1, keepdims=True)
-            return y - shift, tf.zeros([])
+            return y - shift, tf.zeros([], y.dtype)
 
     bijector = ShiftByMean(event_size=2, condition_size=3)
     y = bijector.forward(tf.zeros([5, 2]), conditions=tf.ones([5, 3]))
@@ -156,14 +157,10 @@ class ConditionalBijector(one_pass.OnePassBijector):
                 lambda leaf: tf.debugging.assert_all_finite(
                     leaf, f'`conditions` of {self.name!r} must be finite.'),
                 conditions)
-        if not tf.executing_eagerly():
+        if not tf.executing_eagerly() or tf.config.functions_run_eagerly():
             return self._pass(direction, value, conditions)
-        tensors = [value, *tf.nest.flatten(conditions)]
-        run = self._compiled(
-            tuple(tensor.shape.rank for tensor in tensors), f'_{direction}_pass',
-            [tf.TensorSpec([None] * (t.shape.rank - 1) + [t.shape[-1]], t.dtype)
-             for t in tensors])
-        return run(*tensors)
+        return self._run_compiled(f'_{direction}_pass', value,
+                                  *tf.nest.flatten(conditions))
 
     def _forward_pass(self, value, *leaves):
         return self._pass(FORWARD, value, tf.nest.pack_sequence_as(
@@ -183,7 +180,11 @@ class ConditionalBijector(one_pass.OnePassBijector):
             size = self._event_size
         batch = value.shape[:-1]
         result = self._conform(result, batch + [size], value, [size], direction)
-        log_det = tf.convert_to_tensor(log_det, self.dtype)
+        log_det = tf.convert_to_tensor(log_det)
+        if log_det.dtype != self.dtype:
+            raise TypeError(f'`_{direction}_and_log_det` of {self.name!r} must return '
+                            f'a log-det of dtype {self.dtype.name}; got '
+                            f'{log_det.dtype.name}.')
         if log_det.shape.rank != batch.rank or (
                 batch.is_fully_defined() and log_det.shape != batch):
             log_det = tf.broadcast_to(log_det, tf.shape(value)[:-1])
@@ -219,7 +220,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
                 f'right-aligned, in {self.name!r}.') from error
         if batch.is_fully_defined() and full == batch:
             return value
-        if direction == FORWARD:
+        if direction == FORWARD or _tfp.is_sampling():
             padded = [1] * (condition_batch.rank - batch.rank) + batch.as_list()
             if any(have == 1 and want not in (None, 1) for have, want in
                    zip(padded[::-1], condition_batch.as_list()[::-1])) or (
@@ -246,7 +247,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
 
     def _share_noise_message(self, batch, condition_batch):
         return (
-            f'`forward` of {self.name!r} will not expand `x` of batch shape '
+            f'`forward` of {self.name!r} will not expand noise of batch shape '
             f'{batch.as_list()} to that of `conditions`, {condition_batch.as_list()}:'
             ' all conditions would share the same noise. To sample for each '
             'condition, use `tfd.TransformedDistribution(base, '

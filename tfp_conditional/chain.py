@@ -1,5 +1,7 @@
 """`ConditionalChain`: composition that hands `conditions` to every part."""
 
+import copy
+
 import tensorflow as tf
 
 from tfp_conditional import _tfp
@@ -72,6 +74,40 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
             is_constant_jacobian=all(part.is_constant_jacobian for part, _ in steps),
             dtype=first.dtype, validate_args=validate_args, parameters=parameters,
             name=name)
+        tracked = {id(variable) for variable in self.trainable_variables}
+        self._untracked_variables = [variable for variable in self._stock_variables()
+                                     if id(variable) not in tracked]
+
+    def _stock_variables(self):
+        """The trainable variables that stock parts read, wherever they keep them.
+
+        TFP's own networks keep theirs in closures, where nothing finds them.
+        """
+        read, size = [], self.event_size
+        for part, direction in zip(self._steps, self._directions):
+            new_size = _next_size(part, direction, size)
+            if not isinstance(part, one_pass.OnePassBijector):
+                with tf.GradientTape() as tape:
+                    # Traced, not run: 0 may lie outside of what the part maps.
+                    tf.function(getattr(part, direction),
+                                autograph=False).get_concrete_function(
+                                    tf.TensorSpec([1, size], self.dtype))
+                read += tape.watched_variables()
+            size = new_size
+        return read
+
+    def __deepcopy__(self, memo):
+        clone = object.__new__(type(self))
+        memo[id(self)] = clone
+        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        own = {id(variable) for variable in self.trainable_variables}
+        shared = [v.name for v in clone._stock_variables() if id(v) in own]
+        if shared:
+            raise TypeError(
+                f'{self.name!r} cannot be copied: its stock parts keep the variables '
+                f"{shared} in closures, so a copy would go on computing with the "
+                "original's. Use the parts of this package, or a tf.Module.")
+        return clone
 
     @property
     def bijectors(self):

@@ -176,22 +176,20 @@ class OnePassBijector(tfb.Bijector):
                                {**self.parameters, **overrides})
         return clone
 
-    def _compiled(self, key, method, specs):
-        """The method as one compiled function, traced once for each `key`.
+    def _run_compiled(self, method, *tensors):
+        """Calls a method of this object as a compiled function.
 
-        Args:
-          key: hashable; with `method`, what the trace depends on.
-          method: name of a method of this object that takes tensors.
-          specs: `tf.TensorSpec`s of its arguments.
-
-        Returns:
-          A function of the tensors. It holds this object weakly, lest every
-          flow be a reference cycle.
+        It is traced once for each combination of ranks, for all batch sizes, and
+        holds this object weakly, lest every flow be a reference cycle.
         """
-        functions = self._transient.functions
-        if (method, key) not in functions:
+        key = (method, *(tensor.shape.rank for tensor in tensors))
+        function = self._transient.functions.get(key)
+        if function is None:
             this = weakref.ref(self)
-            functions[method, key] = tf.function(
-                lambda *tensors: getattr(this(), method)(*tensors),
-                input_signature=specs, autograph=False)
-        return functions[method, key]
+            function = tf.function(
+                lambda *tensors: getattr(this(), method)(*tensors), autograph=False,
+            ).get_concrete_function(*[
+                tf.TensorSpec([None] * (t.shape.rank - 1) + [t.shape[-1]], t.dtype)
+                for t in tensors])
+            self._transient.functions[key] = function
+        return function(*tensors)

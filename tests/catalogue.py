@@ -1,0 +1,233 @@
+"""A named catalogue of the public bijectors and their options.
+
+Each is a constructor, with the options that `tfpc.testing` needs for it and the
+checks that are known to fail, by fault of TFP.
+"""
+
+import collections
+import functools
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_conditional as tfpc
+
+tfb = tfp.bijectors
+
+Entry = collections.namedtuple('Entry', 'factory options fails skip')
+CATALOGUE = {}
+
+
+@functools.cache
+def get(name):
+    """The bijector of that name, made (and traced) once for all checks."""
+    return CATALOGUE[name].factory()
+
+
+def add(name, fails=(), skip=(), **options):
+    def decorate(factory):
+        assert name not in CATALOGUE
+        CATALOGUE[name] = Entry(factory, options, frozenset(fails), frozenset(skip))
+        return factory
+    return decorate
+
+
+class LinearConditioner(tf.Module):
+    """A user's conditioner, which needs all batch shapes to be the same."""
+
+    def __init__(self, num_units, condition_size, num_parameters):
+        super().__init__()
+        rng = np.random.default_rng(num_units)
+        self.kernel = tf.Variable(rng.normal(
+            size=[num_units + condition_size, num_parameters]))
+
+    def __call__(self, units, conditions):
+        return tf.tanh(tf.tensordot(
+            tf.concat([units, conditions], axis=-1), self.kernel, 1))
+
+
+class SinhShift(tfpc.Transformer):
+    """`y = sinh(asinh(x) + p)`."""
+
+    num_parameters = 1
+
+    def forward_and_log_det(self, x, parameters):
+        y = tf.sinh(tf.asinh(x) + parameters[..., 0, :])
+        return y, (tf.math.log1p(y ** 2) - tf.math.log1p(x ** 2)) / 2
+
+    def inverse_and_log_det(self, y, parameters):
+        x = tf.sinh(tf.asinh(y) - parameters[..., 0, :])
+        return x, (tf.math.log1p(x ** 2) - tf.math.log1p(y ** 2)) / 2
+
+
+class ShiftByMean(tfpc.ConditionalBijector):
+    """`y = x + mean(c)`, with a log-det that is one number for the batch."""
+
+    def _forward_and_log_det(self, x, conditions):
+        shift = tf.reduce_mean(conditions, -1, keepdims=True)
+        return x + shift, tf.zeros([], self.dtype)
+
+    def _inverse_and_log_det(self, y, conditions):
+        shift = tf.reduce_mean(conditions, -1, keepdims=True)
+        return y - shift, tf.zeros([], self.dtype)
+
+
+def real_nvp(event_size=2, condition_size=3, num_coupling_layers=2,
+             hidden_layers=(8,), dtype=tf.float64, seed=0, **kwargs):
+    return tfpc.ConditionalRealNVP(event_size, condition_size, num_coupling_layers,
+                                   hidden_layers, dtype=dtype, seed=seed, **kwargs)
+
+
+def coupling(event_size=3, condition_size=2, hidden_layers=(8,), dtype=tf.float64,
+             seed=0, **kwargs):
+    return tfpc.ConditionalCoupling(event_size, condition_size, seed=seed,
+                                    hidden_layers=hidden_layers, dtype=dtype,
+                                    **kwargs)
+
+
+def elementwise(event_size=2, condition_size=2, hidden_layers=(8,),
+                dtype=tf.float64, seed=0, **kwargs):
+    return tfpc.ConditionalElementwise(
+        event_size, condition_size, hidden_layers, dtype=dtype, seed=seed, **kwargs)
+
+
+def normal(*shape):
+    return np.random.default_rng(0).normal(size=shape)
+
+
+def network_in_closure():
+    kernel = tf.Variable(normal(1 + 2, 2 * 2))
+    return lambda units, conditions: tf.tensordot(
+        tf.concat([units, conditions], -1), kernel, 1)
+
+
+for _name, _options in {
+        'd1': dict(event_size=1),
+        'd3_3_layers_tanh': dict(event_size=3, num_coupling_layers=3,
+                                 activation='tanh'),
+        'd8_two_hidden_elu': dict(event_size=8, condition_size=1,
+                                  hidden_layers=(6, 5), activation='elu'),
+        'float32': dict(event_size=3, dtype=tf.float32),
+        'dict': dict(condition_size={'b': 1, 'a': 2}),
+        'nested_tuple': dict(condition_size=(2, {'a': 1, 'b': (1,)})),
+        'spline': dict(transformer=tfpc.RationalQuadratic(4)),
+        'validate_args': dict(validate_args=True)}.items():
+    add(f'real_nvp_{_name}')(functools.partial(real_nvp, **_options))
+
+# Options that concern nothing but the networks, for which others stand in.
+for _name, _options in {
+        'd2_8_layers': dict(num_coupling_layers=8, hidden_layers=(4,)),
+        'additive': dict(transformer='additive'),
+        'affine_options': dict(transformer=tfpc.Affine(0.5, 2.)),
+        'no_hidden_layer': dict(hidden_layers=()),
+        'own_activation': dict(activation=lambda x: x * tf.sigmoid(x))}.items():
+    add(f'real_nvp_{_name}', skip=['broadcasting', 'checkpoint', 'releases_tensors',
+                                   'independent_noise'])(
+        functools.partial(real_nvp, **_options))
+
+for _name, _options in {
+        'default': dict(),
+        'last_masked': dict(mask=[False, False, True]),
+        'interleaved': dict(event_size=5, mask=[True, False, True, False, True]),
+        'ends_free': dict(event_size=4, mask=[False, True, True, False]),
+        'additive_dict': dict(condition_size={'a': 1, 'b': 1},
+                              transformer='additive'),
+        'spline_float32': dict(transformer=tfpc.RationalQuadratic(3, bound=2.),
+                               dtype=tf.float32),
+        'own_transformer': dict(transformer=SinhShift())}.items():
+    add(f'coupling_{_name}')(functools.partial(coupling, **_options))
+
+
+@add('coupling_own_conditioner')
+def _():
+    return coupling(conditioner=LinearConditioner(1, 2, 4))
+
+
+@add('coupling_conditioner_in_closure')
+def _():
+    return coupling(conditioner=network_in_closure())
+
+
+@add('coupling_template_conditioner')
+def _():
+    template = tfpc.conditional_real_nvp_template(
+        (8,), input_size=1, output_units=2, condition_size=2, dtype=tf.float64)
+    return coupling(conditioner=template.conditioner)
+
+
+add('elementwise_d1')(functools.partial(elementwise, 1))
+add('elementwise_d3_float32')(functools.partial(elementwise, 3, dtype=tf.float32))
+add('elementwise_own_transformer')(functools.partial(
+    elementwise, transformer=SinhShift()))
+add('own_bijector')(lambda: ShiftByMean(2, 3, dtype=tf.float64))
+
+
+@add('chain_permute_shift')
+def _():
+    return tfpc.ConditionalChain([
+        tfb.Shift(tf.Variable(normal(3))), coupling(), tfb.Permute([2, 0, 1]),
+        coupling(seed=1), tfb.Scale(tf.Variable(normal(3)))])
+
+
+@add('chain_tanh', support=(-1., 1.))
+def _():
+    return tfpc.ConditionalChain([tfb.Tanh(), coupling(2)])
+
+
+@add('chain_invert')
+def _():
+    return tfpc.ConditionalChain([tfb.Invert(coupling()), coupling(seed=1)])
+
+
+@add('chain_nested')
+def _():
+    return tfpc.ConditionalChain([
+        tfb.Chain([tfb.Invert(tfb.Chain([tfb.Shift(normal(3)), coupling()])),
+                   tfb.Permute([2, 0, 1])]),
+        tfpc.ConditionalChain([elementwise(3), tfb.Scale(np.float64(2.))])])
+
+
+@add('chain_with_conditioned')
+def _():
+    return tfpc.ConditionalChain([
+        coupling(seed=1).condition(normal(2)), elementwise(3)])
+
+
+# The log-det of TFP's own part is not finite once a sigmoid rounds to 1.
+@add('chain_to_simplex', support=(0., 1.), fails=['gradients'])
+def _():
+    return tfpc.ConditionalChain([tfb.IteratedSigmoidCentered(), coupling(2)])
+
+
+@add('given_one', event_size=2)
+def _():
+    return real_nvp().condition(normal(3))
+
+
+@add('given_batch', event_size=3)
+def _():
+    return coupling(condition_size={'a': 1, 'b': 2}).condition(
+        {'a': normal(2, 1), 'b': normal(2, 2)})
+
+
+@add('invert', event_size=3, condition_size=2)
+def _():
+    return tfb.Invert(coupling())
+
+
+@add('invert_given', event_size=3)
+def _():
+    return tfb.Invert(coupling().condition(normal(2, 2)))
+
+
+@add('stock_chain_of_given', event_size=3, dtype=tf.float64, fails=['freshness'])
+def _():
+    return tfb.Chain([tfb.Shift(normal(3)), coupling().condition(normal(2))])
+
+
+@add('stock_chain', event_size=3, condition_size=2, dtype=tf.float64,
+     fails=['freshness', 'releases_tensors'],
+     make_kwargs=lambda c: {'conditional_coupling': {'conditions': c}})
+def _():
+    return tfb.Chain([tfb.Shift(normal(3)), coupling()])

@@ -1,0 +1,18 @@
+"""Settings of every test run."""
+
+import os
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import hypothesis
+import tensorflow as tf
+
+# The same examples in every run, few of them, since each may trace a function.
+hypothesis.settings.register_profile(
+    'ci', derandomize=True, deadline=None, max_examples=10, database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'ci'))
+
+if 'PYTEST_XDIST_WORKER' in os.environ:   # Workers share the cores.
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
