@@ -135,7 +135,7 @@ def test_stock_networks_in_a_chain_are_tracked_and_not_copied_wrongly():
         assert ({v.ref() for v in tape.watched_variables()}
                 == {v.ref() for v in chain.trainable_variables})
         with pytest.raises(TypeError, match=(
-                'cannot be copied' if function is closure else '')):
+                'cannot be copied' if function is closure else None)):
             copy.deepcopy(chain)
 
 

@@ -1,0 +1,668 @@
+"""Flows in Keras 3 and tf_keras: the same tests for both."""
+
+import contextlib
+import copy
+import importlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import tfp_conditional as tfpc
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+ROOT = pathlib.Path(__file__).parent.parent
+D, S, N = 2, 3, 50
+SMALL = dict(event_size=D, condition_size=S, num_coupling_layers=2,
+             hidden_layers=(8, 8), activation='tanh')
+PACKAGES = {'keras': 'tfp_conditional.keras',
+            'tf_keras': 'tfp_conditional.keras.tf_keras'}
+
+
+def both(name):
+    """The Keras of that name, and this package's classes for it."""
+    return types.SimpleNamespace(
+        name=name, keras=importlib.import_module(name),
+        tfpk=importlib.import_module(PACKAGES[name]))
+
+
+@pytest.fixture(params=sorted(PACKAGES))
+def k(request):
+    k = both(request.param)
+    k.keras.utils.set_random_seed(0)
+    return k
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=[N, S]).astype('float32'),
+            rng.normal(size=[N, D]).astype('float32'))
+
+
+def base():
+    return tfd.Independent(tfd.Normal(tf.zeros(D), 1.), 1)
+
+
+def new_layer(k, **kwargs):
+    flow = tfpc.ConditionalRealNVP(**{**SMALL, **kwargs})
+    return k.tfpk.FlowLayer(tfd.TransformedDistribution(base(), flow))
+
+
+def perturb(obj, seed=0):
+    """Away from the identity, at which anything passes."""
+    rng = np.random.default_rng(seed)
+    for variable in obj.variables:
+        variable.assign(variable + tf.cast(
+            rng.normal(scale=.2, size=variable.shape), variable.dtype))
+    return obj
+
+
+def new_model(k, **kwargs):
+    model = k.tfpk.LearnableConditionalRealNVP(**{**SMALL, **kwargs})
+    perturb(model.flow)
+    return model
+
+
+def sgd(k, model, rate=.1, **kwargs):
+    model.compile(k.keras.optimizers.SGD(rate), jit_compile=False, **kwargs)
+    return model
+
+
+def values(flow):
+    return [variable.numpy() for variable in flow.trainable_variables]
+
+
+def all_changed(before, flow):
+    return all(np.any(a != b) for a, b in zip(before, values(flow)))
+
+
+def separate_models(k, layer, preprocessor=None):
+    """One model for each question, over one flow; with stand-in targets."""
+    Input, Model = k.keras.Input, k.keras.Model
+    states, value = Input([S]), Input([D])
+    conditions = preprocessor(states) if preprocessor else states
+    return {
+        'sample': Model(states, layer.sample(conditions)),
+        'log_prob': Model([states, value],
+                          layer.log_prob(value, conditions=conditions)),
+        'both': Model(states, layer.sample_and_log_prob(conditions)),
+        'forward': Model([states, value],
+                         layer.forward(value, conditions=conditions)),
+        'inverse': Model([states, value],
+                         layer.inverse(value, conditions=conditions)),
+        'deterministic': Model(states, layer.deterministic(conditions)),
+    }
+
+
+# 1. The layer.
+
+
+def test_layer_owns_the_variables_of_the_flow(k):
+    layer = new_layer(k)
+    own = layer.flow.trainable_variables
+    weights = [getattr(w, '_value', w) if k.name == 'keras' else w
+               for w in layer.trainable_weights]
+    assert {id(w) for w in weights} == {id(v) for v in own}
+    assert len(weights) == len(own)
+    assert layer.count_params() == sum(int(np.prod(v.shape)) for v in own)
+    model = separate_models(k, layer)['both']
+    lines = []
+    model.summary(print_fn=lambda line, **_: lines.append(line))
+    assert f'{layer.count_params():,}' in '\n'.join(lines).replace(
+        str(layer.count_params()), f'{layer.count_params():,}')
+    layer.trainable = False
+    assert not layer.trainable_weights and not model.trainable_weights
+    assert model.count_params() == layer.count_params()
+    layer.trainable = True
+    assert len(model.trainable_weights) == len(own)
+
+
+def test_frozen_flow_stays_while_preprocessor_trains(k, data):
+    layer, dense = new_layer(k), k.keras.layers.Dense(S)
+    perturb(layer.flow)
+    layer.trainable = False
+    model = sgd(k, separate_models(k, layer, dense)['log_prob'],
+                loss=k.tfpk.negative_log_likelihood)
+    before, kernel = values(perturb(layer.flow)), dense.get_weights()[0]
+    model.fit(data, data[1], verbose=0)
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(layer.flow)))
+    assert np.any(kernel != dense.get_weights()[0])
+
+
+def test_methods_agree_on_arrays_and_symbols(k, data):
+    layer = new_layer(k)
+    perturb(layer.flow)
+    states, actions = data
+    kwargs = {'conditions': states}
+    models = separate_models(k, layer)
+    for name, eager, truth in [
+            ('log_prob', layer.log_prob(actions, conditions=states),
+             layer.distribution.log_prob(actions, bijector_kwargs=kwargs)),
+            ('forward', layer.forward(actions, conditions=states),
+             layer.flow.forward(actions, **kwargs)),
+            ('inverse', layer.inverse(actions, conditions=states),
+             layer.flow.inverse(actions, **kwargs))]:
+        np.testing.assert_array_equal(eager, truth)
+        np.testing.assert_allclose(
+            models[name].predict([states, actions], verbose=0), truth,
+            rtol=1e-5, atol=1e-5)
+    zero = layer.flow.forward(np.zeros([N, D]), conditions=states)
+    np.testing.assert_array_equal(layer.deterministic(states), zero)
+    np.testing.assert_allclose(models['deterministic'].predict(states, verbose=0),
+                               zero, rtol=1e-5, atol=1e-5)
+    for samples, log_probs in [layer.sample_and_log_prob(states),
+                               models['both'].predict(states, verbose=0)]:
+        assert log_probs.shape == (N,)
+        np.testing.assert_allclose(
+            log_probs, layer.log_prob(samples, conditions=states), atol=1e-4)
+    samples = models['sample'].predict(states, batch_size=16, verbose=0)
+    assert samples.shape == (N, D) and len(np.unique(samples[:, 0])) == N
+    assert layer.sample(states).shape == (N, D)
+    assert layer(states).shape == (N, D)
+
+
+def test_conditions_may_be_a_nest_of_integers_and_doubles(k):
+    flow = tfpc.ConditionalRealNVP(**{**SMALL, 'condition_size': {'a': 1, 'b': 2}})
+    layer = k.tfpk.FlowLayer(tfd.TransformedDistribution(base(), flow))
+    perturb(flow)
+    conditions = {'a': np.arange(5)[:, np.newaxis], 'b': np.ones([5, 2])}
+    inputs = {'a': k.keras.Input([1]), 'b': k.keras.Input([2])}
+    model = k.keras.Model(inputs, layer.deterministic(inputs))
+    result = model.predict(conditions, verbose=0)
+    np.testing.assert_allclose(result, layer.deterministic(conditions),
+                               rtol=1e-5, atol=1e-5)
+    assert len(np.unique(result[:, 0])) == 5
+    ready = k.tfpk.LearnableConditionalRealNVP(
+        **{**SMALL, 'condition_size': {'a': 1, 'b': 2}})
+    sgd(k, ready).fit(conditions, np.ones([5, D]), verbose=0)
+    again = type(ready).from_config(ready.get_config())
+    assert again.predict(conditions, verbose=0)[1].shape == (5, 1)
+
+
+# 2. The ready model.
+
+
+def test_ready_model_answers(k, data):
+    model, states = new_model(k), data[0]
+    for samples, log_probs in [
+            model.samples_and_log_probs(states), model(states),
+            model.predict(states, batch_size=16, verbose=0),
+            model.samples_and_log_probs_np(states),
+            model.samples_and_log_probs_np(states.tolist()),
+            tf.function(model.predict_step)((tf.constant(states),))]:
+        assert samples.shape == (N, D) and log_probs.shape == (N, 1)
+        np.testing.assert_allclose(
+            log_probs[:, 0], model.log_prob(samples, conditions=states), atol=1e-4)
+    assert isinstance(model.samples_and_log_probs_np(states)[0], np.ndarray)
+
+
+def test_noise_is_fresh_and_fixed_by_set_random_seed(k, data):
+    model = new_model(k)
+
+    def draws():
+        return [f()[0] for _ in range(2) for f in (
+            lambda: model.predict(data[0], batch_size=16, verbose=0),
+            lambda: model.samples_and_log_probs_np(data[0]))]
+
+    first = draws()
+    k.keras.utils.set_random_seed(1)
+    one = draws()
+    k.keras.utils.set_random_seed(1)
+    again = draws()
+    k.keras.utils.set_random_seed(2)
+    two = draws()
+    np.testing.assert_array_equal(one, again)
+    everything = np.array([first, one, two])[..., 0].ravel()
+    assert len(np.unique(everything)) == everything.size
+
+
+def test_noise_of_compiled_functions_is_fresh_and_reseeds(k, data):
+    layer = new_layer(k)
+    model = separate_models(k, layer)['sample']
+    layer.reseed(1)
+    one, two = (model.predict(data[0], verbose=0) for _ in range(2))
+    layer.reseed(1)
+    np.testing.assert_array_equal(one, model.predict(data[0], verbose=0))
+    assert not np.any(one == two)
+
+
+def test_fit_evaluate_and_callbacks(k, data, tmp_path, capsys):
+    model = sgd(k, new_model(k), .01)
+    before = values(model.flow)
+    callbacks = [
+        k.keras.callbacks.EarlyStopping('val_loss', patience=1, min_delta=100),
+        k.keras.callbacks.ModelCheckpoint(str(tmp_path / 'best.keras'))]
+    history = model.fit(*data, validation_data=data, epochs=20, batch_size=16,
+                        callbacks=callbacks, verbose=1).history
+    assert 'val_loss' in capsys.readouterr().out
+    assert len(history['loss']) == len(history['val_loss']) == 2
+    assert all_changed(before, model.flow)
+    mean = -np.mean(model.log_prob(data[1], conditions=data[0]))
+    for result in (model.evaluate(*data, batch_size=16, verbose=0),
+                   history['val_loss'][-1],
+                   k.keras.models.load_model(tmp_path / 'best.keras').evaluate(
+                       *data, verbose=0)):
+        np.testing.assert_allclose(result, mean, rtol=1e-5)
+    weight = np.arange(N) / 10.
+    np.testing.assert_allclose(
+        model.evaluate(*data, sample_weight=weight, batch_size=N, verbose=0),
+        -np.mean(weight * model.log_prob(data[1], conditions=data[0])), rtol=1e-5)
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(16)
+    np.testing.assert_allclose(model.evaluate(dataset, verbose=0), mean, rtol=1e-5)
+
+
+def test_regularizers_count(k, data):
+    dense = k.keras.layers.Dense(S, kernel_regularizer='l2')
+    model = sgd(k, new_model(k, preprocessor=dense))
+    loss = model.evaluate(*data, verbose=0)
+    nll = -np.mean(model.log_prob(data[1], conditions=data[0]))
+    np.testing.assert_allclose(
+        loss, nll + .01 * np.sum(dense.get_weights()[0]**2), rtol=1e-5)
+
+
+def test_jit_compile(k, data):
+    model = new_model(k, num_coupling_layers=1)
+    model.compile('adam', jit_compile=True)
+    before = values(model.flow)
+    model.fit(*data, batch_size=N, epochs=2, verbose=0)
+    assert all_changed(before, model.flow)
+    one, two = (model.predict(data[0], batch_size=N, verbose=0)[0]
+                for _ in range(2))
+    assert not np.any(one == two)
+
+
+def test_ten_epochs_change_every_weight(k, data):
+    model = k.tfpk.LearnableConditionalRealNVP(
+        **SMALL, preprocessor=k.keras.Sequential(
+            [k.keras.Input([S]), k.keras.layers.Dense(S, activation='tanh')]))
+    sgd(k, model)
+    before = [np.array(w) for w in model.get_weights()]
+    assert len(before) == len(model.flow.trainable_variables) + 2
+    model.fit(*data, epochs=10, verbose=0)
+    assert all(np.any(a != b) for a, b in zip(before, model.get_weights()))
+
+
+def test_fit_beats_a_conditional_gaussian(k):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, size=[4000, 1]).astype('float32')
+    sign = rng.choice([-1, 1], size=[4000, 1])
+    y = np.concatenate([sign * (1 + x), sign * x], 1)
+    y = (y + .1 * rng.normal(size=y.shape)).astype('float32')
+    k.keras.utils.set_random_seed(0)
+    flow = k.tfpk.LearnableConditionalRealNVP(2, 1, num_coupling_layers=4,
+                                              hidden_layers=(32, 32))
+    gaussian = k.keras.Sequential([k.keras.layers.Dense(32, 'relu'),
+                                   k.keras.layers.Dense(32, 'relu'),
+                                   k.keras.layers.Dense(4)])
+
+    def gaussian_loss(y, p):
+        loc, log_scale = tf.split(p, 2, -1)
+        return -tf.reduce_sum(
+            tfd.Normal(loc, tf.exp(log_scale)).log_prob(y), -1)
+
+    results = []
+    for model, loss in (flow, None), (gaussian, gaussian_loss):
+        model.compile(k.keras.optimizers.Adam(3e-3), loss=loss, jit_compile=False)
+        model.fit(x[:3000], y[:3000], batch_size=100, epochs=12, verbose=0)
+        results.append(model.evaluate(x[3000:], y[3000:], batch_size=1000,
+                                      verbose=0))
+    assert results[0] < results[1] - .5, results
+
+
+# 3. and 4. Separate models, one flow; where gradients go.
+
+
+def test_a_step_on_any_model_trains_all(k, data):
+    layer, dense = new_layer(k), k.keras.layers.Dense(S)
+    models = separate_models(k, layer, dense)
+    perturb(layer.flow)
+    own = len(layer.flow.trainable_variables)
+
+    def answers():
+        return [np.array(models[name](list(data)))
+                for name in ('log_prob', 'forward', 'inverse')]
+
+    for name, model in models.items():
+        weights = model.trainable_weights
+        assert len(weights) == len({id(w) for w in weights}) == own + 2, name
+        before, old = values(layer.flow), answers()
+        with tf.GradientTape() as tape:
+            outputs = model(data[0] if len(model.inputs) == 1 else list(data))
+            loss = sum(tf.reduce_mean(tf.sin(output))
+                       for output in tf.nest.flatten(outputs))
+        gradients = tape.gradient(loss, weights)
+        assert all(g is not None and np.all(np.isfinite(g)) for g in gradients)
+        k.keras.optimizers.SGD(.1).apply_gradients(zip(gradients, weights))
+        changed = np.mean([np.any(a != b)
+                           for a, b in zip(before, values(layer.flow))])
+        assert changed > .8, name       # latents 0 and dead units have no gradient
+        assert all(np.any(a != b) for a, b in zip(old, answers())), name
+
+
+def test_a_critic_trains_the_actor_through_its_samples(k, data):
+    layer, dense = new_layer(k), k.keras.layers.Dense(S)
+    perturb(layer.flow)
+    critic = k.keras.Sequential([k.keras.Input([D]), k.keras.layers.Dense(
+        1, kernel_initializer='ones')])
+    critic.trainable = False
+    states = k.keras.Input([S])
+    actor = sgd(k, k.keras.Model(states, critic(layer.sample(dense(states)))),
+                loss=lambda _, q: q)
+    before, kernel = values(layer.flow), dense.get_weights()[0]
+    first = np.mean(actor.predict(data[0], verbose=0))
+    actor.fit(data[0], np.zeros([N, 1]), epochs=3, verbose=0)
+    assert np.mean(actor.predict(data[0], verbose=0)) < first - .5
+    assert any(np.any(a != b) for a, b in zip(before, values(layer.flow)))
+    assert np.any(kernel != dense.get_weights()[0])
+
+
+# 5. Persistence.
+
+
+def test_weights_and_config_round_trip(k, data, tmp_path):
+    model = new_model(k, preprocessor=k.keras.layers.Dense(S))
+    expected = sgd(k, model).evaluate(*data, verbose=0)
+    path = str(tmp_path / 'flow.weights.h5')
+    model.save_weights(path)
+    other = type(model).from_config(model.get_config())
+    sgd(k, other).evaluate(*data, verbose=0)
+    other.load_weights(path)
+    assert not {id(v) for v in model.flow.variables} & {
+        id(v) for v in other.flow.variables}
+    np.testing.assert_array_equal(other.evaluate(*data, verbose=0), expected)
+    np.testing.assert_array_equal(other.log_prob(data[1], conditions=data[0]),
+                                  model.log_prob(data[1], conditions=data[0]))
+
+
+def test_copies_are_independent(k, data):
+    model = new_model(k)
+    clone = copy.deepcopy(model)
+    before = model.log_prob(data[1], conditions=data[0])
+    np.testing.assert_array_equal(
+        clone.log_prob(data[1], conditions=data[0]), before)
+    perturb(clone.flow)
+    np.testing.assert_array_equal(
+        model.log_prob(data[1], conditions=data[0]), before)
+
+
+def test_config_of_other_distributions(k, data):
+    flow = tfpc.ConditionalChain([
+        tfb.Shift([1., 2.]),
+        tfpc.ConditionalCoupling(D, S, mask=[False, True], hidden_layers=[4],
+                                 transformer=tfpc.Affine(max_log_scale=1.))])
+    loc = tf.Variable([1., 2.], name='loc')
+    layer = k.tfpk.FlowLayer(tfd.TransformedDistribution(
+        tfd.Independent(tfd.StudentT(5., loc, 1.), 1), flow))
+    perturb(layer.distribution)
+    assert len(layer.trainable_weights) == len(flow.variables) + 1
+    again = type(layer).from_config(layer.get_config())
+    again.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(again.log_prob(data[1], conditions=data[0]),
+                                  layer.log_prob(data[1], conditions=data[0]))
+    callable_layer = new_layer(k, activation=tf.nn.relu)
+    with pytest.raises(ValueError, match='distribution.bijector.activation.*strin'):
+        callable_layer.get_config()
+
+
+def test_export(k, data, tmp_path):
+    model = new_model(k)
+    density = separate_models(k, model.flow_layer)['log_prob']
+    for name, m in ('model', model), ('density', density):
+        m.export(tmp_path / name)
+    loaded = tf.saved_model.load(tmp_path / 'model')
+    for n in 1, 7:
+        samples, log_probs = loaded.serve(data[0][:n])
+        assert samples.shape == (n, D)
+        np.testing.assert_allclose(
+            log_probs[:, 0], model.log_prob(samples, conditions=data[0][:n]),
+            atol=1e-4)
+    assert not np.any(loaded.serve(data[0])[0] == loaded.serve(data[0])[0])
+    loaded = tf.saved_model.load(tmp_path / 'density')
+    np.testing.assert_array_equal(loaded.serve([data[0], data[1]]),
+                                  model.log_prob(data[1], conditions=data[0]))
+
+
+FRESH = '''
+import importlib, sys
+import numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices('CPU')[0],
+    [tf.config.LogicalDeviceConfiguration()] * 2)
+import tfp_conditional
+assert not any('tfp_conditional.keras' in name for name in sys.modules)
+states, actions = np.load('data.npy', allow_pickle=True)
+for name, package in {packages!r}.items():
+    keras, tfpk = importlib.import_module(name), importlib.import_module(package)
+    expected = np.load(name + '.npy')
+    ready = keras.models.load_model(name + '_ready.keras')
+    np.testing.assert_array_equal(
+        ready.log_prob(actions, conditions=states), expected)
+    density = keras.models.load_model(name + '_density.keras')
+    np.testing.assert_array_equal(density([states, actions]), expected)
+    np.testing.assert_array_equal(density.layers[-1].log_prob(
+        actions, conditions=states), expected)
+    ready.compile(keras.optimizers.SGD(.1), jit_compile=False)
+    ready.fit(states, actions, verbose=0)      # it is a model like another
+
+    strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
+    with strategy.scope():
+        model = tfpk.LearnableConditionalRealNVP(
+            2, 3, num_coupling_layers=2, hidden_layers=(8, 8), seed=0)
+        model.compile(keras.optimizers.SGD(.1), jit_compile=False)
+    twin = tfpk.LearnableConditionalRealNVP(
+        2, 3, num_coupling_layers=2, hidden_layers=(8, 8), seed=0)
+    twin.compile(keras.optimizers.SGD(.1), jit_compile=False)
+    for m in model, twin:
+        m.fit(states, actions, batch_size=10, epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(model.get_weights(), twin.get_weights()):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        *(m.evaluate(states, actions, batch_size=10, verbose=0)
+          for m in (model, twin)), rtol=1e-5)
+    samples, log_probs = model.predict(states, batch_size=10, verbose=0)
+    assert samples.shape == actions.shape and log_probs.shape == (len(states), 1)
+    assert len(np.unique(samples[:, 0])) == len(samples)
+print('all well')
+'''
+
+
+def run(script, cwd, **environment):
+    result = subprocess.run(
+        [sys.executable, '-c', script], cwd=cwd, capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), **environment})
+    assert 'all well' in result.stdout, result.stderr[-4000:]
+
+
+def test_fresh_process_loads_the_same_density_and_strategies_train(data, tmp_path):
+    np.save(tmp_path / 'data.npy', np.array([*data, None], object)[:2])
+    for name in PACKAGES:
+        k = both(name)
+        model = new_model(k)
+        density = separate_models(k, model.flow_layer)['log_prob']
+        model.save(tmp_path / f'{name}_ready.keras')
+        density.save(tmp_path / f'{name}_density.keras')
+        np.save(tmp_path / f'{name}.npy', model.log_prob(
+            data[1], conditions=data[0]))
+    run(FRESH.format(packages=PACKAGES), tmp_path)
+
+
+# 6. Mixed precision.
+
+
+@contextlib.contextmanager
+def policy(k, name):
+    set_policy = (k.keras.config.set_dtype_policy if k.name == 'keras' else
+                  k.keras.mixed_precision.set_global_policy)
+    set_policy(name)
+    try:
+        yield
+    finally:
+        set_policy('float32')
+
+
+@pytest.mark.parametrize('name', ['mixed_float16', 'mixed_bfloat16', 'bfloat16'])
+def test_mixed_precision(k, name, data):
+    with policy(k, name):
+        seen = []
+        preprocessor = k.keras.Sequential(
+            [k.keras.Input([S]), k.keras.layers.Dense(S),
+             k.keras.layers.Lambda(lambda x: (seen.append(x.dtype), x)[1])])
+        model = new_model(k, preprocessor=preprocessor)
+        before = values(model.flow)
+        sgd(k, model).fit(*data, epochs=2, verbose=0)
+        assert tf.as_dtype(seen[-1]).name == name.removeprefix('mixed_')
+        assert all_changed(before, model.flow)
+        samples, log_probs = model.predict(data[0], verbose=0)
+        assert samples.dtype == log_probs.dtype == 'float32'
+        assert np.isfinite(log_probs).all()
+        # Neither conditions nor events are rounded on their way.
+        plain = new_model(k)
+        np.testing.assert_array_equal(
+            plain.log_prob(data[1], conditions=data[0]),
+            plain.distribution.log_prob(
+                data[1], bijector_kwargs={'conditions': data[0]}))
+        np.testing.assert_allclose(
+            sgd(k, plain).evaluate(*data, verbose=0),
+            -np.mean(plain.log_prob(data[1], conditions=data[0])), rtol=1e-5)
+
+
+def test_float64(k, data):
+    with policy(k, 'float64'):
+        model = new_model(k)
+    sgd(k, model).fit(*data, verbose=0)
+    assert model.log_prob(data[1], conditions=data[0]).dtype == 'float64'
+
+
+# Misuse.
+
+
+def _other(k):
+    return both('keras' if k.name == 'tf_keras' else 'tf_keras')
+
+
+def _second_layer(k):
+    layer = new_layer(k)
+    k.tfpk.FlowLayer(tfd.TransformedDistribution(base(), layer.flow))
+
+
+def _unbuilt(k):
+    new_model(k, preprocessor=k.keras.layers.Dense(S)).count_params()
+
+
+MISUSE = {
+    'layer on an input of the other Keras': (
+        lambda k: new_layer(k).sample(_other(k).keras.Input([S])),
+        TypeError, 'Use the classes of `tfp_conditional.keras'),
+    'layer called on an input of the other Keras': (
+        lambda k: new_layer(k)(_other(k).keras.Input([S])),
+        TypeError, 'Use the classes of'),
+    'model on an input of the other Keras': (
+        lambda k: new_model(k)(_other(k).keras.Input([S])),
+        TypeError, 'Use the classes of'),
+    'preprocessor of the other Keras': (
+        lambda k: new_model(k, preprocessor=_other(k).keras.layers.Dense(S)),
+        TypeError, 'Use the classes of'),
+    'preprocessor that is no layer': (
+        lambda k: new_model(k, preprocessor=lambda x: x),
+        TypeError, 'must be a Keras layer or model; got function'),
+    'wrong order, by keyword': (
+        lambda k: new_layer(k).log_prob(np.ones([4, S]), conditions=np.ones([4, D])),
+        ValueError, r'`conditions` must have last dimension 3; got shape \[4, 2\]'),
+    'wrong order, symbolic': (
+        lambda k: new_layer(k).log_prob(
+            k.keras.Input([S]), conditions=k.keras.Input([D])),
+        ValueError, '`conditions` must have last dimension 3'),
+    'wrong order in fit': (
+        lambda k: sgd(k, new_model(k)).fit(
+            np.ones([4, D]), np.ones([4, S]), verbose=0),
+        ValueError, '`conditions` must have last dimension 3'),
+    'conditions by position': (
+        lambda k: new_layer(k).log_prob(np.ones([4, D]), np.ones([4, S])),
+        TypeError, 'positional'),
+    'conditions of the wrong width': (
+        lambda k: new_layer(k).sample(k.keras.Input([S + 1])),
+        ValueError, '`conditions` must have last dimension 3'),
+    'conditions of the wrong width, predict': (
+        lambda k: new_model(k).predict(np.ones([4, S + 1]), verbose=0),
+        ValueError, '`conditions` must have last dimension 3|expected.*3'),
+    'preprocessor of the wrong width': (
+        lambda k: new_model(k, preprocessor=k.keras.layers.Dense(S + 1)).sample(
+            np.ones([4, 7])),
+        ValueError, '`conditions` must have last dimension 3'),
+    'before build': (_unbuilt, ValueError, 'build|built'),
+    'two layers over one flow': (
+        _second_layer, ValueError, 'Use that layer in as many models as you like'),
+    'method without its value': (
+        lambda k: new_layer(k)(np.ones([4, S]), method='log_prob'),
+        TypeError, '`log_prob` takes conditions and events; got no `value`'),
+    'unknown method': (
+        lambda k: new_layer(k)(np.ones([4, S]), method='logprob'),
+        ValueError, '`method` must be one of'),
+    'a flow where a distribution should be': (
+        lambda k: k.tfpk.FlowLayer(tfpc.ConditionalRealNVP(**SMALL)),
+        TypeError, r'write `tfd.TransformedDistribution\(base, flow\)`'),
+    'a bijector that is not conditional': (
+        lambda k: k.tfpk.FlowLayer(
+            tfd.TransformedDistribution(base(), tfb.Shift([1., 2.]))),
+        TypeError, 'must be a ConditionalBijector; got'),
+    'a base with a batch shape': (
+        lambda k: k.tfpk.FlowLayer(tfd.TransformedDistribution(
+            tfd.Independent(tfd.Normal(tf.zeros([5, D]), 1.), 1),
+            tfpc.ConditionalRealNVP(**SMALL))),
+        ValueError, r'batch shape \[\]'),
+    'a loss': (
+        lambda k: sgd(k, new_model(k), loss='mse').fit(
+            np.ones([4, S]), np.ones([4, D]), verbose=0),
+        ValueError, '`compile` takes no other'),
+    'no targets': (
+        lambda k: sgd(k, new_model(k)).fit(np.ones([4, S]), verbose=0),
+        ValueError, 'need targets'),
+}
+
+
+@pytest.mark.parametrize('case', MISUSE)
+def test_misuse(k, case):
+    function, error, message = MISUSE[case]
+    with pytest.raises(error, match=message):
+        function(k)
+
+
+def test_flow_is_free_again_when_its_layer_is_gone(k):
+    layer = new_layer(k)
+    distribution = layer.distribution
+    del layer
+    k.tfpk.FlowLayer(distribution)
+
+
+def test_another_backend_is_refused(tmp_path):
+    run('''
+import tfp_conditional.keras.tf_keras as tfpk
+tfpk.LearnableConditionalRealNVP(2, 3, num_coupling_layers=1)
+try:
+    from tfp_conditional.keras import FlowLayer
+except ImportError as error:
+    assert 'Set KERAS_BACKEND=tensorflow' in str(error), error
+    print('all well')
+''', tmp_path, KERAS_BACKEND='numpy')
+
+
+# 7. The page.
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / 'docs' / 'keras.md').read_text()
+    blocks = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
+    assert blocks
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, 'docs/keras.md', 'exec'), namespace)
