@@ -21,6 +21,7 @@ PUBLIC = {
     'Additive', 'Affine', 'ConditionalBijector', 'ConditionalChain',
     'ConditionalCoupling', 'ConditionalElementwise', 'ConditionalRealNVP',
     'RationalQuadratic', 'Transformer', 'conditional_real_nvp_template', 'exportable',
+    'fit',
 }
 
 

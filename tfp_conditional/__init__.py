@@ -6,6 +6,7 @@ from tfp_conditional.chain import ConditionalChain
 from tfp_conditional.coupling import ConditionalCoupling
 from tfp_conditional.coupling import ConditionalElementwise
 from tfp_conditional.export import exportable
+from tfp_conditional.fit import fit
 from tfp_conditional.real_nvp import ConditionalRealNVP
 from tfp_conditional.spline import RationalQuadratic
 from tfp_conditional.template import conditional_real_nvp_template
@@ -25,4 +26,5 @@ __all__ = [
     'Transformer',
     'conditional_real_nvp_template',
     'exportable',
+    'fit',
 ]

@@ -1,0 +1,435 @@
+"""`fit`: optimum, exact resumption, guards and refusals."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_probability as tfp
+import tf_keras
+
+import tfp_conditional as tfpc
+from tests import flows
+from tfp_conditional.fit import fit
+
+tfb, tfd = tfp.bijectors, tfp.distributions
+
+RNG = np.random.default_rng(0)
+C = RNG.normal(size=[96, 3])
+Y = C[:, :2] + .5 * RNG.normal(size=[96, 2])
+
+
+def flow_dist(condition_size=3, **kwargs):
+    return flows.dist(tfpc.ConditionalRealNVP(
+        2, condition_size, 2, (16,), dtype=tf.float64, seed=0, **kwargs))
+
+
+def gaussian():
+    """An unconditional dist of stock parts, with two variables."""
+    return tfd.TransformedDistribution(
+        flows.base(), tfb.Chain([tfb.Shift(tf.Variable(tf.zeros(2, tf.float64))),
+                                 tfb.ScaleMatvecDiag(
+                                     tf.Variable(tf.ones(2, tf.float64)))]))
+
+
+def small(dist=None, targets=Y, conditions=C, **kwargs):
+    """A short fit; the dist, its history."""
+    dist = flow_dist() if dist is None else dist
+    kwargs = {'epochs': 4, 'batch_size': 32, 'seed': 0, 'learning_rate': 1e-2,
+              'verbose': False, **kwargs}
+    if kwargs.get('optimizer') is not None:
+        del kwargs['learning_rate']
+    return dist, fit(dist, targets, conditions, **kwargs)
+
+
+def values(dist):
+    return [tf.convert_to_tensor(v).numpy() for v in dist.trainable_variables]
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(values(one), values(other)))
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(epoch):
+    def callback(history):
+        if history['epoch'][-1] == epoch:
+            raise Killed
+    return callback
+
+
+def test_reaches_the_optimum_of_a_conditional_gaussian():
+    rng = np.random.default_rng(1)
+    conditions = rng.normal(size=[2000, 1])
+    scale = np.exp(.5 * np.tanh(conditions))
+    targets = 2. * conditions + scale * rng.normal(size=[2000, 1])
+    dist = flows.dist(tfpc.ConditionalRealNVP(1, 1, 1, (16,), activation='tanh',
+                                              dtype=tf.float64, seed=0), 1)
+    history = fit(dist, targets, conditions, epochs=40, batch_size=100,
+                  learning_rate=2e-2, seed=0, verbose=False)
+    truth = tfd.Normal(2. * conditions, scale).log_prob(targets)
+    assert abs(history['loss'][-1] + np.mean(truth)) < .05
+    log_prob = dist.log_prob(targets, **flows.given(tf.constant(conditions)))
+    assert abs(np.mean(log_prob) - np.mean(truth)) < .05
+
+
+def test_unconditional_optimum():
+    dist, _ = small(gaussian(), conditions=None, epochs=60, learning_rate=.1)
+    deviation = Y.std(0)
+    best = np.sum(np.log(deviation) + .5 * np.log(2 * np.pi) + .5)
+    assert abs(-np.mean(dist.log_prob(Y)) - best) < .05
+
+
+def test_every_weight_changes_and_history_is_sane():
+    dist = flows.dist(flows.flow())
+    before = values(dist)
+    _, history = small(dist, validation_split=.25)
+    assert all(np.all(a != b) for a, b in zip(before, values(dist)))
+    assert history['epoch'] == [1, 2, 3, 4]
+    assert all(len(column) == 4 and np.all(np.isfinite(column))
+               for column in history.values())
+    assert set(history) == {'epoch', 'loss', 'val_loss'}
+    assert history['loss'][-1] < history['loss'][0]
+
+
+def test_loss_is_the_mean_over_all_rows():
+    expected = -np.mean(flow_dist().log_prob(Y, **flows.given(tf.constant(C))))
+    _, history = small(epochs=1, batch_size=96)
+    np.testing.assert_allclose(history['loss'], [expected], rtol=1e-12)
+
+
+def test_a_step_is_adam_with_decoupled_decay():
+    ours, _ = small(epochs=1, batch_size=96, clip_norm=None, weight_decay=.5,
+                    dist=flows.dist(flows.flow()))
+    dist = flows.dist(flows.flow())
+    variables = dist.trainable_variables
+    optimizer = tf_keras.optimizers.AdamW(1e-2, weight_decay=.5, jit_compile=False)
+    optimizer.exclude_from_weight_decay([v for v in variables if v.shape.rank < 2])
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(dist.log_prob(Y, **flows.given(tf.constant(C))))
+    optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+    for one, other in zip(values(ours), values(dist)):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_clip_norm_bounds_the_gradient():
+    before = flow_dist()
+    dist, _ = small(epochs=1, batch_size=96, clip_norm=1e-3,
+                    optimizer=tf_keras.optimizers.SGD(1.))
+    moved = np.sqrt(sum(np.sum((a - b)**2)
+                        for a, b in zip(values(before), values(dist))))
+    np.testing.assert_allclose(moved, 1e-3, rtol=1e-6)
+
+
+SETTINGS = {
+    'default': {},
+    'all': {'validation_split': .25, 'patience': 3, 'ema_decay': .9,
+            'target_noise': .1},
+    'keras 3': {'optimizer': lambda: keras.optimizers.Adam(1e-2)},
+    'tf_keras': {'optimizer': lambda: tf_keras.optimizers.AdamW(1e-2)},
+}
+
+
+@pytest.mark.parametrize('name', SETTINGS)
+def test_a_resumed_fit_ends_like_an_uninterrupted_one(name, tmp_path):
+    def run(**more):
+        settings = dict(SETTINGS[name], dist=flow_dist(), **more)
+        if 'optimizer' in settings:
+            settings['optimizer'] = settings['optimizer']()
+        return small(**settings)
+
+    path = str(tmp_path / 'fit')
+    whole, history = run()
+    with pytest.raises(Killed):
+        run(checkpoint=path, callback=kill_after(2))
+    resumed, resumed_history = run(checkpoint=path)
+    assert resumed_history == history and same(resumed, whole)
+    again, again_history = run(checkpoint=path)        # A finished fit stays so.
+    assert again_history == history and same(again, whole)
+
+
+def test_another_optimizer_may_go_on_for_more_epochs(tmp_path):
+    path = str(tmp_path / 'fit')
+    whole, history = small(optimizer=keras.optimizers.SGD(.1))
+    small(optimizer=keras.optimizers.SGD(.1), epochs=2, checkpoint=path)
+    resumed, resumed_history = small(optimizer=keras.optimizers.SGD(.1),
+                                     checkpoint=path)
+    assert resumed_history == history and same(resumed, whole)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
+    path = str(tmp_path / 'fit')
+    small(checkpoint=path, epochs=1)
+    for key, change in {'batch_size': {'batch_size': 48}, 'epochs': {'epochs': 5},
+                        'seed': {'seed': 1}, 'data': {'targets': Y + 1}}.items():
+        with pytest.raises(ValueError, match=f"other settings: '{key}' was"):
+            small(**{'checkpoint': path, 'epochs': 1, **change})
+    (tmp_path / 'other').write_text('no checkpoint')
+    with pytest.raises(ValueError, match='must be a file that `fit` wrote'):
+        small(checkpoint=str(tmp_path / 'other'))
+
+
+def test_early_stopping_restores_the_best():
+    seen = []
+    dist = flow_dist()
+    # What is held out contradicts the rest, so fitting makes it worse before long.
+    _, history = small(dist, Y[:8], C[:8], epochs=60, patience=4, batch_size=8,
+                       learning_rate=5e-2, validation_data=(Y[8:40] + 1, C[8:40]),
+                       callback=lambda history: seen.append(values(dist)))
+    best = int(np.argmin(history['val_loss']))
+    assert len(history['epoch']) == best + 5 < 60
+    assert all(np.array_equal(a, b) for a, b in zip(values(dist), seen[best]))
+    log_prob = dist.log_prob(Y[8:40] + 1, **flows.given(tf.constant(C[8:40])))
+    np.testing.assert_allclose(-np.mean(log_prob), history['val_loss'][best])
+
+
+@pytest.mark.parametrize('more', [{}, {'target_noise': .1}])
+def test_seeds_reproduce(more):
+    one, history = small(**more)
+    other, other_history = small(**more)
+    different, _ = small(seed=1, **more)
+    assert history == other_history and same(one, other)
+    assert not same(one, different)
+
+
+def test_moving_average_lags_and_noise_widens():
+    plain, _ = small()
+    averaged, _ = small(ema_decay=.99)
+    assert not same(plain, averaged)
+    _, plain = small(gaussian(), conditions=None, epochs=60, learning_rate=.1)
+    dist, _ = small(gaussian(), conditions=None, epochs=60, learning_rate=.1,
+                    target_noise=2.)
+    variance = Y.var(0) + 4.
+    np.testing.assert_allclose(values(dist)[1]**2, variance, rtol=.2)
+
+
+class Poisoned(tf.Module):
+    """A conditioner whose output, or whose gradient alone, is NaN where c > 50."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+        self.kernel = tf.Variable(.1 * tf.ones([4, 2], tf.float64), name='kernel')
+
+    def __call__(self, units, conditions):
+        bad = conditions[..., :1] > 50.
+        conditions = tf.where(bad, tf.zeros_like(conditions), conditions)
+        result = tf.concat([units, conditions], -1) @ self.kernel
+        if self.where == 'loss':
+            return tf.where(bad, np.nan * tf.ones_like(result), result)
+        zero = tf.where(bad, 0. * result, tf.ones_like(result))
+        return result + tf.sqrt(zero) - tf.stop_gradient(tf.sqrt(zero))
+
+
+def poisoned(where):
+    return flows.dist(tfpc.ConditionalCoupling(
+        2, 3, conditioner=Poisoned(where), dtype=tf.float64))
+
+
+@pytest.mark.parametrize('where', ['loss', 'gradient'])
+@pytest.mark.parametrize('more', [
+    {}, {'optimizer': 'adamw'}, {'jit_compile': True}], ids=str)
+def test_what_is_not_finite_changes_nothing(where, more):
+    """Row 7 is bad; up to its batch all goes on, and no further."""
+    conditions = C.copy()
+    conditions[7] = 100.
+    order = np.random.default_rng([0, 1]).permutation(96).reshape(3, 32)
+    step = int(np.argmax(np.any(order == 7, -1)))
+    rows = tf.data.Dataset.from_tensor_slices(
+        (Y[order][:step], C[order][:step]))
+    bad = tf.data.Dataset.from_tensors((Y[:32], conditions[:32]))
+    make = {**more, 'weight_decay': .5}
+    if 'optimizer' in more:
+        make = {'optimizer': keras.optimizers.AdamW(1e-2, weight_decay=.5)}
+    dist = poisoned(where)
+    with pytest.raises(FloatingPointError, match=(
+            f'Epoch 1, step {step + 1} of 3: not finite: the {where}')):
+        small(dist, conditions=conditions, **make)
+    assert all(np.all(np.isfinite(v)) for v in values(dist))
+    assert step
+    if 'optimizer' in more:
+        expected = poisoned(where)
+        small(expected, rows, None, epochs=1, optimizer=keras.optimizers.AdamW(
+            1e-2, weight_decay=.5))
+        assert same(dist, expected)
+    else:
+        expected = poisoned(where)
+        with pytest.raises(FloatingPointError):
+            small(expected, rows.concatenate(bad), None, **make)
+        for one, other in zip(values(dist), values(expected)):
+            np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_a_step_too_far_goes_back_to_the_start_of_the_epoch():
+    dist = gaussian()
+    with pytest.raises(FloatingPointError, match='the start of the epoch'):
+        small(dist, conditions=None, clip_norm=None,
+              optimizer=keras.optimizers.SGD(1e308))
+    assert same(dist, gaussian())
+
+
+def test_datasets():
+    batches = tf.data.Dataset.from_tensor_slices((Y, C)).batch(40)
+    dist, history = small(targets=batches, conditions=None,
+                          validation_data=batches)
+    assert history['val_loss'][-1] < history['val_loss'][0]
+    alone = tf.data.Dataset.from_tensor_slices(Y).batch(40).filter(lambda y: True)
+    _, history = small(gaussian(), alone, None, validation_data=Y)
+    assert history['loss'][-1] < history['loss'][0]
+    bad = tf.data.Dataset.from_tensor_slices((Y * [[np.nan, 1]], C)).batch(40)
+    kept = values(dist)
+    with pytest.raises(FloatingPointError, match='step 1 of 3: not finite: the los'):
+        small(dist, bad, None)
+    assert all(np.array_equal(a, b) for a, b in zip(kept, values(dist)))
+
+
+@pytest.mark.parametrize('size, conditions', [
+    ({'a': 1, 'b': 2}, {'a': C[:, :1], 'b': C[:, 1:]}),
+    ((1, 2), (tf.constant(C[:, :1]), C[:, 1:]))], ids=['dict', 'tuple'])
+def test_nests_of_conditions(size, conditions):
+    _, history = small(flow_dist(size), conditions=conditions, validation_split=.2)
+    assert history['val_loss'][-1] < history['val_loss'][0]
+
+
+def test_jit_compile_gives_the_same():
+    _, plain = small(epochs=2, ema_decay=.9)
+    _, jitted = small(epochs=2, ema_decay=.9, jit_compile=True)
+    np.testing.assert_allclose(plain['loss'], jitted['loss'], rtol=1e-6)
+
+
+@pytest.mark.parametrize('batch_size, size', [(40, 32), (95, 48), (1000, 96)])
+def test_batches_are_equal(batch_size, size):
+    """96 rows: ceil(96 / batch_size) steps of one size that leave out few."""
+    dist, shapes = flow_dist(), []
+    log_prob = dist._call_log_prob
+    dist._call_log_prob = lambda value, *args, **kwargs: (
+        shapes.append(value.shape[0]), log_prob(value, *args, **kwargs))[1]
+    small(dist, epochs=1, batch_size=batch_size)
+    assert set(shapes) == {size}
+
+
+STRATEGY = '''
+import sys, numpy as np, tensorflow as tf
+cpus = tf.config.list_physical_devices('CPU')
+tf.config.set_logical_device_configuration(
+    cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+import keras
+from tests import test_fit as t
+for strategy in (tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']),
+                 tf.distribute.OneDeviceStrategy('CPU:1')):
+    for more in ({}, {'optimizer': keras.optimizers.SGD}):
+        make = lambda: {k: v(.1) for k, v in more.items()}
+        settings = dict(epochs=2, validation_split=.25, ema_decay=.9, batch_size=36)
+        alone, history = t.small(**settings, **make())
+        with strategy.scope():
+            dist = t.flow_dist()
+            settings.update(make())
+        _, got = t.small(dist, **settings)
+        np.testing.assert_allclose(got['loss'], history['loss'], rtol=1e-6)
+        np.testing.assert_allclose(got['val_loss'], history['val_loss'], rtol=1e-6)
+mirrored = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
+with mirrored.scope():
+    dist = t.flow_dist()
+for kwargs in ({'dist': dist, 'jit_compile': True}, {'dist': t.flow_dist()}):
+    try:
+        with mirrored.scope():
+            t.small(**kwargs)
+    except ValueError as error:
+        assert 'On 2 replicas' in str(error), error
+    else:
+        raise AssertionError(kwargs)
+'''
+
+
+def test_strategies():
+    root = pathlib.Path(tfpc.__file__).parent.parent
+    subprocess.run([sys.executable, '-c', STRATEGY], check=True, cwd=root,
+                   timeout=300, env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3',
+                        'CUDA_VISIBLE_DEVICES': ''})
+
+
+def _nan(row):
+    bad = Y.copy()
+    bad[row:row + 2] = np.nan
+    return bad
+
+
+def _unused():
+    dist = gaussian()
+    dist.spare = tf.Variable(0., dtype=tf.float64, name='spare')
+    return dist
+
+
+def _hidden():
+    loc = [tf.Variable(0., dtype=tf.float64, name='hidden')]
+    stock = tfb.RealNVP(1, shift_and_log_scale_fn=lambda x, n, **_: (
+        0. * x + loc[0], None))
+    return tfd.TransformedDistribution(flows.base(), tfb.Chain([gaussian().bijector,
+                                                                stock]))
+
+
+LEGACY = tf_keras.optimizers.legacy.SGD(.1)
+BATCHES = tf.data.Dataset.from_tensor_slices((Y, C)).batch(40)
+MISUSE = {
+    'rows': (dict(conditions=C[:5]), ValueError, r'as many rows.*\(5, 3\)'),
+    'empty': (dict(targets=Y[:0], conditions=C[:0]), ValueError, 'at least one row'),
+    'NaN': (dict(targets=_nan(7)), ValueError, '2 of 96 rows.*first of them row 7'),
+    'NaN conditions': (dict(conditions=C * np.nan), ValueError, 'conditions`.*96'),
+    'width': (dict(targets=Y[:, :1]), ValueError, r'`targets` must have shape'),
+    'scalar': (dict(targets=1.), ValueError, r'`targets` must have shape'),
+    'dtype': (dict(targets=tf.cast(Y, tf.float32)), TypeError, 'must have dtype'),
+    'no conditions': (dict(conditions=None), TypeError, '`conditions` are required'),
+    'width of conditions': (dict(conditions=C[:, :2]), ValueError, 'dimension 3'),
+    'conditions for none': (dict(dist=gaussian()), TypeError, 'takes no conditions'),
+    'no dist': (dict(dist=flow_dist().bijector), TypeError, 'a tfd.Distribution'),
+    'no variables': (dict(dist=flows.base(), conditions=None), ValueError,
+                     'must have trainable variables'),
+    'batch shape': (dict(dist=flows.dist(flow_dist().bijector.condition(C)),
+                         conditions=None), ValueError, r'batch shape \[\]'),
+    'unused': (dict(dist=_unused(), conditions=None), ValueError, 'spare'),
+    'hidden': (dict(dist=_hidden(), conditions=None), ValueError, 'hidden'),
+    'epochs': (dict(epochs=0), ValueError, '`epochs` must be at least 1'),
+    'fractional epochs': (dict(epochs=1.5), TypeError, '`epochs` must be an int'),
+    'batch_size': (dict(batch_size=0), ValueError, '`batch_size` must be'),
+    'patience': (dict(patience=0, validation_split=.2), ValueError, '`patience`'),
+    'patience alone': (dict(patience=2), ValueError, 'validation_data'),
+    'validation_split': (dict(validation_split=1.), ValueError, 'less than 1'),
+    'nothing held out': (dict(validation_split=1e-4), ValueError, 'to both sides'),
+    'both validations': (dict(validation_split=.1, validation_data=(Y, C)),
+                         ValueError, 'got both'),
+    'validation parts': (dict(validation_data=(Y, C, C)), ValueError, '3 parts'),
+    'validation rows': (dict(validation_data=(Y, C[:3])), ValueError, 'validation'),
+    'text': (dict(learning_rate='fast'), TypeError, '`learning_rate` must be'),
+    'ema_decay': (dict(ema_decay=1.), ValueError, '`ema_decay`'),
+    'clip_norm': (dict(clip_norm=-1.), ValueError, '`clip_norm`'),
+    'target_noise': (dict(target_noise=np.inf), ValueError, '`target_noise`'),
+    'optimizer': (dict(optimizer='adam'), TypeError, '`optimizer` must be'),
+    'legacy': (dict(optimizer=LEGACY), TypeError, 'not legacy'),
+    'decay twice': (dict(optimizer=keras.optimizers.SGD(.1), weight_decay=.1),
+                    ValueError, 'set in `optimizer`'),
+    'Dataset and conditions': (dict(targets=BATCHES), ValueError, 'be None'),
+    'Dataset, split': (dict(targets=BATCHES, conditions=None, validation_split=.1),
+                       ValueError, 'arrays'),
+    'endless': (dict(targets=BATCHES.repeat(), conditions=None), ValueError, 'take'),
+    'no batch': (dict(targets=BATCHES.take(0), conditions=None), ValueError,
+                 'must have batches'),
+}
+
+
+@pytest.mark.parametrize('name', MISUSE)
+def test_misuse(name):
+    kwargs, error, match = MISUSE[name]
+    with pytest.raises(error, match=match):
+        small(**kwargs)
+
+
+def test_not_in_a_function():
+    with pytest.raises(RuntimeError, match='eagerly'):
+        tf.function(lambda: small()[1], autograph=False)()
