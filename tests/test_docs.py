@@ -37,7 +37,7 @@ def _examples():
                 yield pytest.param('\n'.join(blocks), id=path.name)
 
 
-@pytest.mark.parametrize('block', _examples())
+@pytest.mark.parametrize('block', list(_examples()))
 def test_example_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(block, '<example>', 'exec'), {'__name__': 'example'})
