@@ -113,12 +113,18 @@ class _TensorFlow(Implementation):
             return function
         return tf.function(function, jit_compile=True if mode == 'XLA' else None)
 
+    def gradient(self, y, c):
+        return self._loss_and_gradients(y, c)[1]
+
     def train(self, y, c):
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(self.log_prob(y, c))
-        gradients = tape.gradient(loss, self.variables)
+        loss, gradients = self._loss_and_gradients(y, c)
         self._optimizer.apply_gradients(zip(gradients, self.variables))
         return loss
+
+    def _loss_and_gradients(self, y, c):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(self.log_prob(y, c))
+        return loss, tape.gradient(loss, self.variables)
 
 
 class Ours(_TensorFlow):
@@ -371,8 +377,11 @@ class Zuko(_Torch):
     def sample_and_log_prob(self, y, c):
         return self.flow(c).rsample_and_log_prob()
 
-    def call_and_ladj(self, y, c):
+    def inverse_and_log_det(self, y, c):
         return self.flow(c).transform.call_and_ladj(y)
+
+    def forward_and_log_det(self, x, c):
+        return self.flow(c).transform.inv.call_and_ladj(x)
 
     def many(self, c, n):
         return self.flow(c).sample((n,))

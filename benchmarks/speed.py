@@ -2,15 +2,15 @@
 
     python benchmarks/speed.py --out DIR
 
-writes `DIR/speed.md` (tables of medians and ratios), `DIR/speed.json` (the raw
-numbers), `DIR/speed.png` and `DIR/sweeps.png`. All implementations have the same
-architecture and number of parameters, which is asserted, and run in one process;
-those of TensorFlow also have the same weights and must give the same numbers. A
-package that is missing is reported.
+writes `DIR/speed.md` (targets, tables of medians and ratios), `DIR/speed.json` (the
+raw numbers), `DIR/speed.png` and `DIR/sweeps.png`; the first two as it goes. All
+implementations have the same architecture and number of parameters, which is
+asserted, and run in one process; those of TensorFlow also have the same weights and
+must give the same numbers. A package that is missing is reported.
 
 Every round calls each implementation in turn, in an order shuffled anew, so that
 whatever else the machine does falls on all alike. A median is that of the rounds'.
-Measure on an idle machine.
+Measure on an idle machine; two cores take about twelve minutes, `main` about four.
 """
 
 import os
@@ -45,7 +45,7 @@ from peers import Architecture, Floor, Ours
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
-SECTIONS = ('main', 'sweeps', 'first_call', 'memory')
+SECTIONS = ('main', 'yardsticks', 'sweeps', 'imports', 'memory')
 # Of nflows and FlowJAX the package itself is empty.
 PACKAGES = ('tensorflow', 'tensorflow_probability', 'tfp_conditional', 'torch',
             'zuko', 'nflows.flows', 'normflows', 'jax', 'flowjax.flows')
@@ -58,29 +58,30 @@ class Settings:
     """How much is measured."""
     architecture: Architecture = Architecture()
     batches: tuple = (1, 256, 4096)
+    yardstick_batches: tuple = (1, 256)
     rounds: int = 15
-    seconds: float = 1.         # for a cell of the main table, about
-    sweep_seconds: float = 0.4
+    least_calls: int = 5
+    seconds: float = 0.4        # for a cell, about, where that makes enough calls
+    sweep_seconds: float = 0.3
     sweep_batch: int = 256
     sweeps: tuple = (('event_size', (2, 8, 32, 128)),
                      ('num_layers', (2, 8, 32)),
                      ('condition_size', (1, 16, 128, 1024)))
-    samples: tuple = (1, 10, 100, 1000)
+    samples: tuple = (1, 30, 1000)
     samples_batch: int = 8
     samples_condition_size: int = 512
-    first_call_layers: tuple = (2, 8, 32)
-    first_call_seconds: float = 20.         # after which nothing is repeated
-    repetitions: int = 3
+    repetitions: int = 2
     packages: tuple = PACKAGES
     memory_cases: int = 100                 # at most
 
 
 QUICK = Settings(
-    architecture=Architecture(4, 3, 2, (8,)), batches=(4,), rounds=2,
-    seconds=0.01, sweep_seconds=0.01, sweep_batch=4,
-    sweeps=(('event_size', (2,)), ('num_layers', (1,)), ('condition_size', (5,))),
-    samples=(3,), samples_batch=2, samples_condition_size=5,
-    first_call_layers=(2,), repetitions=1, packages=('numpy',), memory_cases=1)
+    architecture=Architecture(4, 3, 2, (8,)), batches=(4,),
+    yardstick_batches=(4,), rounds=2, least_calls=1, seconds=0.01,
+    sweep_seconds=0.01, sweep_batch=4,
+    sweeps=(('event_size', (4,)), ('num_layers', (1, 2)), ('condition_size', (3,))),
+    samples=(3,), samples_batch=2, samples_condition_size=5, repetitions=1,
+    packages=('numpy',), memory_cases=1)
 
 
 def measure(cells, settings, seconds, bar):
@@ -89,36 +90,42 @@ def measure(cells, settings, seconds, bar):
     Args:
       cells: `dict` of key -> function without arguments.
       settings: `Settings`.
-      seconds: about how long to spend on each, where `rounds` calls do not take
-        longer.
+      seconds: about how long to spend on each, where `least_calls` calls do not
+        take longer.
       bar: progress bar, updated once for each cell.
 
     Returns:
-      `dict` of key -> `dict` with `median`, quartiles `low` and `high`, and
-      `first`, what the first call took; all in seconds.
+      `dict` of key -> `dict` with `median`, quartiles `low` and `high`, `first`,
+      what the first call took, all in seconds; and the number of `calls`.
     """
     first, calls = {}, {}
     for key, function in cells.items():
         first[key] = _seconds(function)
-        function()
-        estimate = min(_seconds(function), _seconds(function))
-        calls[key] = int(np.clip(seconds / settings.rounds / estimate, 1, 1000))
+        estimate = _seconds(function)
+        if estimate < 0.1 * seconds:        # Perhaps still warming up.
+            estimate = min(estimate, _seconds(function))
+        calls[key] = int(np.clip(seconds / estimate, settings.least_calls,
+                                 1000 * settings.rounds))
         bar.update(0.5)
     rng = np.random.default_rng(0)
     rounds = {key: [] for key in cells}
-    for _ in range(settings.rounds):
+    for i in range(settings.rounds):
         for index in rng.permutation(len(cells)):
             key, function = list(cells.items())[index]
-            if calls[key] > 1:
+            # Slow functions are called in some of the rounds, evenly spread.
+            share = ((i + 1) * calls[key] // settings.rounds
+                     - i * calls[key] // settings.rounds)
+            if share > 1:
                 function()      # Its data and threads come back to the caches.
-            rounds[key].append(np.median(
-                [_seconds(function) for _ in range(calls[key])]))
+            if share:
+                rounds[key].append(np.median(
+                    [_seconds(function) for _ in range(share)]))
     bar.update(0.5 * len(cells))
     result = {}
     for key, values in rounds.items():
         low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
         result[key] = dict(median=median, low=low, high=high, first=first[key],
-                           calls=calls[key] * settings.rounds)
+                           calls=calls[key])
     return result
 
 
@@ -134,13 +141,6 @@ def data(architecture, batch, seed=0):
     rng = np.random.default_rng(seed)
     return (rng.normal(size=[batch, architecture.event_size]),
             rng.normal(size=[batch, architecture.condition_size]))
-
-
-def tensorflow_pair(architecture):
-    """The floor and this package with equal weights, asserted to agree."""
-    pair = {kind.name: kind(architecture).perturb() for kind in (Floor, Ours)}
-    check_agreement(pair.values(), architecture)
-    return pair
 
 
 def check_agreement(implementations, architecture):
@@ -171,8 +171,8 @@ def check_agreement(implementations, architecture):
                for result in results)
 
 
-def run_main(settings, results, progress):
-    """Every operation of every implementation, and the yardsticks."""
+def run_main(settings, results, progress, save):
+    """Every operation of every implementation."""
     architecture = settings.architecture
     built, results['absent'] = peers.available(architecture)
     counts = {name: built[name].num_parameters for name in built}
@@ -183,98 +183,139 @@ def run_main(settings, results, progress):
 
     records = results['main'] = []
     modes = [(name, mode) for name in built for mode in built[name].modes]
-    with progress(len(peers.OPERATIONS) * len(settings.batches) * len(modes),
-                  'main') as bar:
-        for operation in peers.OPERATIONS:
-            for batch in settings.batches:
-                cells = {
-                    (name, mode): _bind(built[name].operation(operation, mode),
-                                        *map(built[name].tensor,
-                                             data(architecture, batch)))
-                    for name, mode in modes}
-                for (name, mode), times in measure(
-                        cells, settings, settings.seconds, bar).items():
-                    records.append(dict(operation=operation, batch=batch, name=name,
-                                        mode=mode, **times))
+    cases = [(operation, batch) for operation in peers.OPERATIONS
+             for batch in settings.batches]
+    with progress(len(cases) * len(modes), 'main') as bar:
+        for operation, batch in cases:
+            arrays = data(architecture, batch)
+            cells = {
+                (name, mode): _bind(built[name].operation(operation, mode),
+                                    *map(built[name].tensor, arrays))
+                for name, mode in modes}
+            for (name, mode), times in measure(
+                    cells, settings, settings.seconds, bar).items():
+                records.append(dict(operation=operation, batch=batch, name=name,
+                                    mode=mode, **times))
+            save()
 
+
+def run_yardsticks(settings, results, progress, save):
+    """Eager calls, next to those of others and to what they consist of."""
+    architecture = settings.architecture
+    built, results['absent'] = peers.available(architecture, (
+        Ours, peers.StockTFP, peers.Zuko))
+    for kind in (Ours, peers.StockTFP):
+        built[kind.name].perturb()
     records = results['yardsticks'] = []
-    cells = {batch: yardsticks(built, *data(architecture, batch))
-             for batch in settings.batches}
-    with progress(sum(map(len, cells.values())), 'yardsticks') as bar:
-        for batch in settings.batches:
-            for name, times in measure(
-                    cells[batch], settings, settings.seconds, bar).items():
-                records.append(dict(name=name, batch=batch, **times))
+    with progress(0, 'yardsticks') as bar:
+        for batch in settings.yardstick_batches:
+            cells = yardsticks(built, *data(architecture, batch))
+            bar.total += len(cells)
+            for (call, what), times in measure(
+                    cells, settings, settings.seconds, bar).items():
+                records.append(dict(call=call, what=what, batch=batch, **times))
+            save()
 
 
 def _bind(function, *arguments):
     return lambda: function(*arguments)
 
 
+IDENTITY, COMPILED = 'the same of `tfb.Identity()`', 'the compiled pass alone'
+
+
 def yardsticks(built, y, c):
-    """Eager calls, and the least that they could consist of."""
-    ours = built[Ours.name]
-    y, c = ours.tensor(y), ours.tensor(c)
-    batch = y.shape[0]
+    """Functions by the eager call that they are held against, and what they are."""
+    ours, stock, zuko = (
+        built.get(kind.name) for kind in (Ours, peers.StockTFP, peers.Zuko))
+    arrays, (y, c) = (y, c), map(ours.tensor, (y, c))
+    flow, batch = ours.flow, y.shape[0]
     identity = tfd.TransformedDistribution(ours.base, tfb.Identity())
-    inverse = tf.function(
-        lambda y, c: ours.flow.inverse_and_log_det(y, conditions=c))
-    forward = tf.function(lambda x, c: ours.flow.forward(x, conditions=c))
+
+    def gradient_of_identity():
+        with tf.GradientTape() as tape:
+            tape.watch(y)
+            log_prob = tf.reduce_mean(identity.log_prob(y))
+        return tape.gradient(log_prob, y)
+
     cells = {
-        'log_prob': lambda: ours.log_prob(y, c),
-        'log_prob of `tfb.Identity()` + the compiled pass called directly':
-            lambda: (identity.log_prob(tf.identity(y)), inverse(y, c)),
-        'log_prob of `tfb.Identity()` alone':
-            lambda: identity.log_prob(tf.identity(y)),
-        'sample': lambda: ours.sample(y, c),
-        'sample of `tfb.Identity()` + the compiled pass called directly':
-            lambda: (identity.sample(batch), forward(y, c)),
-        'sample of `tfb.Identity()` alone': lambda: identity.sample(batch),
-        '`flow.inverse_and_log_det`':
-            lambda: ours.flow.inverse_and_log_det(y, conditions=c),
-        'the compiled pass called directly': lambda: inverse(y, c),
+        ('log_prob', IDENTITY): lambda: identity.log_prob(tf.identity(y)),
+        ('log_prob', COMPILED): _bind(tf.function(
+            lambda y, c: flow.inverse_and_log_det(y, conditions=c)), y, c),
+        ('sample', IDENTITY): lambda: identity.sample(batch),
+        ('sample', COMPILED): _bind(tf.function(
+            lambda x, c: flow.forward(x, conditions=c)), y, c),
+        ('gradient', IDENTITY): gradient_of_identity,
+        ('gradient', COMPILED): _bind(tf.function(ours.gradient), y, c),
+        ('inverse_and_log_det', Ours.name):
+            lambda: flow.inverse_and_log_det(y, conditions=c),
+        ('forward_and_log_det', Ours.name):
+            lambda: flow.forward_and_log_det(y, conditions=c),
     }
-    zuko = built.get(peers.Zuko.name)
+    for operation in ('log_prob', 'sample', 'gradient'):
+        for implementation in (ours, stock):
+            cells[operation, implementation.name] = _bind(
+                implementation.operation(operation, 'eager'), y, c)
     if zuko is not None:
-        transform = zuko.operation('call_and_ladj', 'eager')
-        cells["zuko's `call_and_ladj`"] = _bind(transform, zuko.tensor(y.numpy()),
-                                                zuko.tensor(c.numpy()))
+        for call in ('inverse_and_log_det', 'forward_and_log_det'):
+            cells[call, zuko.name] = _bind(zuko.operation(call, 'eager'),
+                                           *map(zuko.tensor, arrays))
     return cells
 
 
-def run_sweeps(settings, results, progress):
-    """This package and the floor over sizes, and over samples per condition."""
-    records = results['sweeps'] = []
-    modes = ('graph', 'XLA')
-    total = 4 * len(modes) * sum(len(values) for _, values in settings.sweeps)
-    with progress(total + 2 * len(modes) * len(settings.samples), 'sweeps') as bar:
-        for field, values in settings.sweeps:
-            for value in values:
-                architecture = dataclasses.replace(
-                    settings.architecture, **{field: value})
-                pair = tensorflow_pair(architecture)
-                y, c = map(Ours.tensor, data(architecture, settings.sweep_batch))
-                cells = {
-                    (name, mode, operation):
-                        _bind(pair[name].operation(operation, mode), y, c)
-                    for name in pair for mode in modes
-                    for operation in ('log_prob', 'train')}
-                for (name, mode, operation), times in measure(
-                        cells, settings, settings.sweep_seconds, bar).items():
-                    records.append(dict(sweep=field, value=value, name=name,
-                                        mode=mode, operation=operation, **times))
+def run_sweeps(settings, results, progress, save):
+    """Sizes, samples for each condition, and first calls over the couplings."""
+    records, first_calls = [], []
+    results.update(sweeps=records, first_call=first_calls)
+    cases = (('log_prob', 'graph'), ('log_prob', 'XLA'), ('train', 'graph'))
+    points = {}
+    for field, values in settings.sweeps:
+        for value in values:
+            architecture = dataclasses.replace(
+                settings.architecture, **{field: value})
+            points.setdefault(architecture, {})[field] = value
+    kinds = {architecture: peers.TENSORFLOW if 'num_layers' in fields
+             else (Floor, Ours) for architecture, fields in points.items()}
+    total = len(cases) * sum(map(len, kinds.values()))
+    with progress(total + 4 * len(settings.samples), 'sweeps') as bar:
+        # What TensorFlow itself does when first called is nobody's first call.
+        y, c = map(Ours.tensor, data(QUICK.architecture, 2))
+        warm_up = Floor(QUICK.architecture)
+        for operation, mode in cases:
+            warm_up.operation(operation, mode)(y, c)
+        for architecture, fields in points.items():
+            y, c = map(Ours.tensor, data(architecture, settings.sweep_batch))
+            cells, construction = {}, {}
+            for kind in kinds[architecture]:
+                start = time.perf_counter()
+                flow = kind(architecture)
+                construction[kind.name] = time.perf_counter() - start
+                for operation, mode in cases:
+                    cells[kind.name, operation, mode] = _bind(
+                        flow.perturb().operation(operation, mode), y, c)
+            times = measure(cells, settings, settings.sweep_seconds, bar)
+            for (name, operation, mode), cell in times.items():
+                labels = dict(name=name, operation=operation, mode=mode)
+                records += [dict(sweep=field, value=value, **labels, **cell)
+                            for field, value in fields.items()]
+                if 'num_layers' in fields:
+                    first_calls.append(dict(
+                        sweep='first_call', value=architecture.num_layers,
+                        construction=construction[name], **labels,
+                        median=cell['first']))
+            save()
         architecture = _samples_architecture(settings)
-        pair = tensorflow_pair(architecture)
+        pair = {kind.name: kind(architecture).perturb() for kind in (Floor, Ours)}
         pair[Floor.name].concatenate_kernels()
         c = Ours.tensor(data(architecture, settings.samples_batch)[1])
         for n in settings.samples:
-            cells = {
-                (name, mode): _bind(pair[name].sampler(n, mode), c)
-                for name in pair for mode in modes}
+            cells = {(name, mode): _bind(pair[name].sampler(n, mode), c)
+                     for name in pair for mode in ('graph', 'XLA')}
             for (name, mode), times in measure(
                     cells, settings, settings.sweep_seconds, bar).items():
                 records.append(dict(sweep='samples', value=n, name=name, mode=mode,
                                     operation='sample', **times))
+            save()
 
 
 def _samples_architecture(settings):
@@ -282,8 +323,8 @@ def _samples_architecture(settings):
                                condition_size=settings.samples_condition_size)
 
 
-def run_first_call(settings, results, progress):
-    """Imports; and construction and first calls over the number of couplings."""
+def run_imports(settings, results, progress, save):
+    """Seconds that importing takes, each in a process of its own."""
     records = results['imports'] = []
     with progress(len(settings.packages) * settings.repetitions, 'imports') as bar:
         times = {package: [] for package in settings.packages}
@@ -294,35 +335,7 @@ def run_first_call(settings, results, progress):
         for package, values in times.items():
             if None not in values:
                 records.append(dict(name=package, median=np.median(values)))
-
-    records = results['first_call'] = []
-    cases = (('log_prob', 'graph'), ('log_prob', 'XLA'), ('train', 'graph'))
-    with progress(len(settings.first_call_layers) * len(peers.TENSORFLOW)
-                  * settings.repetitions, 'first calls') as bar:
-        for layers in settings.first_call_layers:
-            architecture = dataclasses.replace(settings.architecture,
-                                               num_layers=layers)
-            y, c = map(Ours.tensor, data(architecture, settings.sweep_batch))
-            times, begin = {}, time.perf_counter()
-            for _ in range(settings.repetitions):
-                if time.perf_counter() - begin > settings.first_call_seconds:
-                    bar.update(len(peers.TENSORFLOW))
-                    continue
-                for kind in peers.TENSORFLOW:
-                    start = time.perf_counter()
-                    flow = kind(architecture)
-                    times.setdefault((kind.name, 'construct', ''), []).append(
-                        time.perf_counter() - start)
-                    for operation, mode in cases:
-                        function = flow.operation(operation, mode)
-                        times.setdefault((kind.name, operation, mode), []).append(
-                            _seconds(_bind(function, y, c)))
-                    bar.update()
-            for (name, operation, mode), values in times.items():
-                records.append(dict(
-                    sweep='first_call', value=layers, name=name, mode=mode,
-                    operation=operation, median=np.median(values),
-                    calls=len(values)))
+    save()
 
 
 def _import_seconds(package):
@@ -340,13 +353,14 @@ def _import_seconds(package):
     return None if seconds is None else seconds - run('pass')
 
 
-def run_memory(settings, results, progress):
+def run_memory(settings, results, progress, save):
     """The memory that many samples for each condition take, one process a case."""
     records = results['memory'] = []
     built, results['absent'] = peers.available(_samples_architecture(settings))
     # Of TensorFlow's modes the compiled ones: eagerly it is the graph that runs.
     cases = [(name, mode) for name in built
-             for mode in built[name].modes[-2:]][:settings.memory_cases]
+             for mode in built[name].modes[-2:] if name != peers.StockTFP.name][
+                 :settings.memory_cases]
     with progress(len(cases), 'memory') as bar:
         for name, mode in cases:
             process = subprocess.run(
@@ -356,6 +370,7 @@ def run_memory(settings, results, progress):
             records.append(dict(name=name, mode=mode,
                                 **json.loads(process.stdout.splitlines()[-1])))
             bar.update()
+            save()
 
 
 def memory_case(settings, name, mode):
@@ -454,13 +469,22 @@ def to_markdown(results):
             '`no_grad` where nothing is trained.\n')
     for name, reason in results.get('absent', {}).items():
         parts.append(f'Not measured: {name}: {reason}.\n')
+    parts += ['## Targets\n\nThe worst of all cases, with where it was.\n', table(
+        ['target', 'measured', 'met'],
+        [(text, measured, 'yes' if met else 'NO')
+         for text, measured, met in targets(results)])]
     if 'main' in results:
-        parts += _main_tables(results['main'], settings['batches'])
-        parts += _yardstick_table(results['yardsticks'], settings['batches'])
+        parts += _summary_table(results['main'])
+        parts += _main_tables(results['main'])
+    if 'yardsticks' in results:
+        parts += _yardstick_table(results['yardsticks'])
     if 'sweeps' in results:
         parts += _sweep_tables(results['sweeps'], settings)
-    if 'first_call' in results:
-        parts += _first_call_tables(results)
+        parts += _first_call_table(results['first_call'])
+    if 'imports' in results:
+        parts += ['## Import\n\nSeconds of a process that does nothing else.\n',
+                  table(['package', 's'], [[r['name'], f'{r["median"]:.2f}']
+                                           for r in results['imports']])]
     if 'memory' in results:
         parts.append(
             f'## Memory\n\n{settings["samples"][-1]} samples for each of '
@@ -475,13 +499,120 @@ def to_markdown(results):
     return '\n'.join(parts)
 
 
-def _main_tables(records, batches):
+def targets(results):
+    """What was asked for, as far as the sections that were run can tell.
+
+    Returns:
+      A list of target, measured and met: `str`, `str` and `bool`.
+    """
+    rows = []
+
+    def add(text, ratios, bound, least=False):
+        """Holds the worst of `ratios`, place -> ratio, against a bound."""
+        if ratios:
+            place = (min if least else max)(ratios, key=ratios.get)
+            worst = ratios[place]
+            rows.append((text, f'{worst:.3g} ({place})',
+                         bool(worst >= bound if least else worst <= bound)))
+
+    if 'yardsticks' in results:
+        eager = _medians(results['yardsticks'], 'call', 'batch', 'what')
+        for call in ('log_prob', 'sample', 'gradient'):
+            ours = {batch: seconds for (name, batch, what), seconds in eager.items()
+                    if (name, what) == (call, Ours.name)}
+            add(f'eager `{call}`: at least 20 times faster than stock TFP',
+                {f'batch {batch}': eager[call, batch, peers.StockTFP.name] / seconds
+                 for batch, seconds in ours.items()}, 20., least=True)
+            add(f'eager `{call}`: at most 2 times (`tfb.Identity` + compiled pass)',
+                {f'batch {batch}': seconds / (eager[call, batch, IDENTITY]
+                                              + eager[call, batch, COMPILED])
+                 for batch, seconds in ours.items()}, 2.)
+        add("a pass called directly: at most zuko's time",
+            {f'`{call}`, batch {batch}':
+                 eager[call, batch, Ours.name] / eager[call, batch, what]
+             for call, batch, what in eager if what == peers.Zuko.name}, 1.)
+    if 'main' in results:
+        times = _medians(results['main'], 'operation', 'batch', 'name', 'mode')
+        for mode in ('graph', 'XLA'):
+            add(f'compiled, {mode}: at most 1.1 times {Floor.name}',
+                {f'`{operation}`, batch {batch}': seconds
+                 / times[operation, batch, Floor.name, mode]
+                 for (operation, batch, *of), seconds in times.items()
+                 if of == [Ours.name, mode]}, 1.1)
+        best = _compiled(results['main'])
+        for peer in (peers.FlowJAX, peers.Zuko, peers.NFlows):
+            add(f'compiled, the faster mode: at most the time of {peer.name}',
+                {f'`{operation}`, batch {batch}':
+                     best[operation, batch, Ours.name] / seconds
+                 for (operation, batch, name), seconds in best.items()
+                 if name == peer.name}, 1.)
+    if 'sweeps' in results:
+        times = _medians(results['sweeps'], 'sweep', 'value', 'mode', 'name')
+        most = results['settings']['samples'][-1]
+        add(f'{most} samples for each condition: at least 4 times faster than '
+            'concatenating',
+            {mode: times['samples', most, mode, Floor.name]
+             / times['samples', most, mode, Ours.name]
+             for mode in ('graph', 'XLA')
+             if ('samples', most, mode, Ours.name) in times}, 4., least=True)
+        first = _medians(results['first_call'], 'operation', 'mode', 'value', 'name')
+        layers = sorted({value for _, _, value, _ in first})[-2:]
+        add('first call: at most linear in the couplings (1 is linear)',
+            {f'`{operation}` {mode}, from {layers[0]} to {layers[1]}':
+                 first[operation, mode, layers[1], name] / seconds
+                 * layers[0] / layers[1]
+             for (operation, mode, value, name), seconds in first.items()
+             if len(layers) == 2 and (value, name) == (layers[0], Ours.name)}, 1.)
+        add("first call: at most stock TFP's time",
+            {f'`{operation}` {mode}, couplings: {value}':
+                 first[operation, mode, value, Ours.name] / seconds
+             for (operation, mode, value, name), seconds in first.items()
+             if name == peers.StockTFP.name}, 1.)
+    if 'memory' in results:
+        peak = {(r['name'], r['mode']): r['again'] for r in results['memory']}
+        add('the memory of these samples: at most that of concatenating',
+            {mode: peak[name, mode] / max(peak[Floor.name, mode], 1)
+             for name, mode in peak if name == Ours.name}, 1.)
+    return rows
+
+
+def _medians(records, *fields):
+    return {tuple(r[field] for field in fields): r['median'] for r in records}
+
+
+def _compiled(records):
+    """(operation, batch, name) -> median in the faster compiled mode, if any."""
+    times = {}
+    for r in records:
+        if r['mode'] != 'eager' or r['name'] in (peers.Zuko.name, peers.NFlows.name):
+            key = r['operation'], r['batch'], r['name']
+            times[key] = min(r['median'], times.get(key, np.inf))
+    return times
+
+
+def _summary_table(records):
+    times = _compiled(records)
+    names = dict.fromkeys(name for _, _, name in times if name != Ours.name)
+    rows = []
+    for case in dict.fromkeys(key[:2] for key in times):
+        ours = times[(*case, Ours.name)]
+        others = [times[(*case, name)] for name in names]
+        rows.append([f'`{case[0]}`', case[1], f'**{ms(ours)}**',
+                     *(f'{ms(other)} ({other / ours:.2f})' for other in others)])
+    return ['## Summary\n\nMedians in ms and, in brackets, how many times that of '
+            f'{Ours.name}. Each compiled, in the faster of its modes, but PyTorch '
+            'eager.\n', table(['operation', 'batch', Ours.name, *names], rows)]
+
+
+def _main_tables(records):
     parts = ['## Operations\n\nMedians in ms; `/floor` and `/ours` are ratios to '
              f'{Floor.name} and to {Ours.name} in the same mode (FlowJAX: to XLA), '
              'so more than 1 in `/ours` is slower than this package. `first` is the '
              'first call, the median over batch sizes.\n']
     index = {(r['operation'], r['name'], r['mode'], r['batch']): r for r in records}
-    for operation in peers.OPERATIONS:
+    for operation in dict.fromkeys(r['operation'] for r in records):
+        batches = dict.fromkeys(r['batch'] for r in records
+                                if r['operation'] == operation)
         rows = []
         for name, mode in dict.fromkeys((r['name'], r['mode']) for r in records):
             cells = [index[operation, name, mode, batch] for batch in batches]
@@ -500,12 +631,15 @@ def _main_tables(records, batches):
     return parts
 
 
-def _yardstick_table(records, batches):
-    index = {(r['name'], r['batch']): r['median'] for r in records}
-    return ['## Yardsticks of eager calls\n\nMedians in ms.\n', table(
-        ['call', *(f'batch {batch}' for batch in batches)],
-        [[name, *(ms(index[name, batch]) for batch in batches)]
-         for name in dict.fromkeys(r['name'] for r in records)])]
+def _yardstick_table(records):
+    index = _medians(records, 'call', 'what', 'batch')
+    batches = dict.fromkeys(r['batch'] for r in records)
+    return ['## Yardsticks of eager calls\n\nMedians in ms. `gradient` is that of '
+            'the mean of `log_prob`, in all parameters.\n', table(
+                ['call', 'of', *(f'batch {batch}' for batch in batches)],
+                [[f'`{call}`', what, *(ms(index[call, what, batch])
+                                       for batch in batches)]
+                 for call, what in sorted(dict.fromkeys(key[:2] for key in index))])]
 
 
 SWEEP_TITLES = {'event_size': 'Units D', 'num_layers': 'Couplings',
@@ -523,8 +657,7 @@ def _sweep_tables(records, settings):
         columns = dict.fromkeys((r['operation'], r['mode']) for r in records
                                 if r['sweep'] == sweep)
         rows = []
-        for value in dict.fromkeys(r['value'] for r in records
-                                   if r['sweep'] == sweep):
+        for value in sorted({r['value'] for r in records if r['sweep'] == sweep}):
             row = [value]
             for operation, mode in columns:
                 mine, floor = (index[sweep, value, kind.name, mode, operation]
@@ -542,21 +675,18 @@ def _sweep_tables(records, settings):
     return parts
 
 
-def _first_call_tables(results):
-    parts = ['## Import\n\nSeconds of a process that does nothing else.\n', table(
-        ['package', 's'], [[r['name'], f'{r["median"]:.2f}']
-                           for r in results['imports']])]
-    records = results['first_call']
+def _first_call_table(records):
     columns = dict.fromkeys((r['operation'], r['mode']) for r in records)
-    index = {(r['value'], r['name'], r['operation'], r['mode']): r['median']
-             for r in records}
-    rows = [[value, name, *(ms(index[value, name, *column]) for column in columns)]
-            for value, name in dict.fromkeys(
-                (r['value'], r['name']) for r in records)]
-    return parts + ['## Construction and first calls\n\nMedians in ms.\n', table(
-        ['couplings', 'implementation',
-         *(f'`{operation}` {mode}' if mode else 'construction'
-           for operation, mode in columns)], rows)]
+    index = {(r['value'], r['name'], r['operation'], r['mode']): r for r in records}
+    rows = []
+    for value, name in sorted(dict.fromkeys(
+            (r['value'], r['name']) for r in records), key=lambda case: case[0]):
+        cells = [index[value, name, *column] for column in columns]
+        rows.append([value, name, ms(cells[0]['construction']),
+                     *(ms(cell['median']) for cell in cells)])
+    return ['## Construction and first calls\n\nms.\n', table(
+        ['couplings', 'implementation', 'construction',
+         *(f'`{operation}` {mode}' for operation, mode in columns)], rows)]
 
 
 COLOURS = {Ours.name: '#d62728', Floor.name: '#000000', 'stock TFP': '#7f7f7f',
@@ -583,11 +713,12 @@ def draw_main(results, path):
         2, 2, figsize=(11, 2 + 0.5 * len(rows)), sharey=True, layout='constrained')
     for axis, operation in zip(axes.flat, peers.OPERATIONS):
         for y, (name, mode) in enumerate(rows):
-            times = [next(1e3 * r['median'] for r in records if (
-                r['operation'], r['name'], r['mode'], r['batch']) == (
-                    operation, name, mode, batch)) for batch in batches]
-            axis.plot(times, [y] * len(times), color=COLOURS[name], lw=1, zorder=1)
-            for time_, marker in zip(times, 'o^s'):
+            times = {r['batch']: 1e3 * r['median'] for r in records if (
+                r['operation'], r['name'], r['mode']) == (operation, name, mode)}
+            axis.plot(times.values(), [y] * len(times), color=COLOURS[name], lw=1,
+                      zorder=1)
+            for time_, marker in ((times[batch], marker) for batch, marker
+                                  in zip(batches, 'o^s') if batch in times):
                 axis.scatter(time_, y, color=COLOURS[name], marker=marker, s=36,
                              zorder=2)
         axis.set(title=operation, xscale='log')
@@ -610,8 +741,7 @@ def draw_main(results, path):
 def draw_sweeps(results, path):
     """One panel for each sweep and operation."""
     pyplot = _pyplot()
-    records = results.get('sweeps', []) + [
-        r for r in results.get('first_call', []) if r['operation'] != 'construct']
+    records = results['sweeps'] + results['first_call']
     panels = [(sweep, operation) for operation in ('log_prob', 'train')
               for sweep in ('event_size', 'num_layers', 'condition_size')]
     panels += [('samples', 'sample'), ('first_call', 'log_prob'),
@@ -626,8 +756,8 @@ def draw_sweeps(results, path):
         chosen = [r for r in records
                   if (r['sweep'], r['operation']) == (sweep, operation)]
         for name, mode in dict.fromkeys((r['name'], r['mode']) for r in chosen):
-            points = [(r['value'], 1e3 * r['median']) for r in chosen
-                      if (r['name'], r['mode']) == (name, mode)]
+            points = sorted((r['value'], 1e3 * r['median']) for r in chosen
+                            if (r['name'], r['mode']) == (name, mode))
             lines[f'{name}, {mode}'], = axis.plot(
                 *zip(*points), color=COLOURS[name], ls=STYLES[mode], marker='o',
                 ms=4)
@@ -652,13 +782,17 @@ def draw_sweeps(results, path):
 
 
 def write(results, out):
-    """Writes the report, the raw numbers and the pictures."""
+    """Writes the report and the raw numbers."""
     out.mkdir(parents=True, exist_ok=True)
     (out / 'speed.json').write_text(json.dumps(results, indent=1), encoding='utf-8')
     (out / 'speed.md').write_text(to_markdown(results), encoding='utf-8')
+
+
+def draw(results, out):
+    """Draws the pictures."""
     if 'main' in results:
         draw_main(results, out / 'speed.png')
-    if 'sweeps' in results or 'first_call' in results:
+    if 'sweeps' in results:
         draw_sweeps(results, out / 'sweeps.png')
 
 
@@ -691,8 +825,9 @@ def main():
 
     for section in SECTIONS:
         if section in sections:
-            globals()[f'run_{section}'](settings, results, progress)
-            write(results, arguments.out)
+            globals()[f'run_{section}'](
+                settings, results, progress, lambda: write(results, arguments.out))
+    draw(results, arguments.out)
     print(to_markdown(results))
 
 

@@ -32,6 +32,17 @@ def report(tmp_path_factory):
             json.loads((out / 'speed.json').read_text(encoding='utf-8')), out)
 
 
+@pytest.fixture(scope='module')
+def speed():
+    """The module itself, from a directory that is no package."""
+    sys.path.insert(0, str(ROOT / 'benchmarks'))
+    try:
+        import speed as module
+        yield module
+    finally:
+        sys.path.remove(str(ROOT / 'benchmarks'))
+
+
 def _sections(text):
     """Title of a section -> its rows, as lists of cells."""
     sections = {}
@@ -50,8 +61,8 @@ def test_every_row_is_there(report):
         rows = {tuple(row[:2]) for row in sections[f'`{operation}`']}
         assert rows >= {(name, mode) for name in TENSORFLOW
                         for mode in ('eager', 'graph', 'XLA')}
-    for title in ('Yardsticks of eager calls', 'Units D', 'Couplings',
-                  'Width of the conditions', 'Import', 'Memory',
+    for title in ('Targets', 'Summary', 'Yardsticks of eager calls', 'Units D',
+                  'Couplings', 'Width of the conditions', 'Import', 'Memory',
                   'Construction and first calls'):
         assert len(sections[title]) >= 2, title
     assert all(cell not in ('', 'nan') for rows in sections.values()
@@ -71,6 +82,67 @@ def test_implementations_are_the_same_flow(report):
 def test_pictures_are_written(report):
     for name in ('speed.png', 'sweeps.png'):
         assert (report[2] / name).stat().st_size > 10_000
+
+
+def test_targets_follow_the_numbers(report, speed):
+    """Each target is met by a fast package, and missed by a slow one."""
+    def verdicts(factor):
+        results = json.loads(json.dumps(report[1]))
+        results['memory'] = [dict(name=name, mode='graph') for name in TENSORFLOW[:2]]
+        for section in ('main', 'yardsticks', 'sweeps', 'first_call', 'memory'):
+            for record in results[section]:
+                ours = 'tfp_conditional' in (record.get('name'), record.get('what'))
+                time = factor if ours else 1.
+                if section == 'first_call' and ours:
+                    time *= record['value'] ** (1.5 if factor > 1. else 0.5)
+                record.update(median=time, again=time)
+        return {text: met for text, _, met in speed.targets(results)}
+
+    fast, slow = verdicts(0.01), verdicts(100.)
+    assert len(fast) >= 12
+    assert all(fast.values()) and not any(slow.values())
+    assert {text for text, _, _ in speed.targets(report[1])} <= fast.keys()
+
+
+def test_the_worst_case_counts(speed):
+    def record(batch, median, name):
+        return dict(operation='sample', batch=batch, mode='graph', name=name,
+                    median=median)
+    rows = speed.targets({'main': [
+        record(batch, median, name) for batch, ours in ((1, 0.9), (256, 1.2))
+        for name, median in (('hand-written TensorFlow', 1.),
+                             ('tfp_conditional', ours))]})
+    assert rows == [('compiled, graph: at most 1.1 times hand-written TensorFlow',
+                     '1.2 (`sample`, batch 256)', False)]
+
+
+def test_slow_functions_are_called_less_and_all_in_turn(speed, monkeypatch):
+    clock, calls = [0.], []
+    monkeypatch.setattr(speed.time, 'perf_counter', lambda: clock[0])
+
+    def cell(key, seconds):
+        def function():
+            clock[0] += seconds if key in calls else 7.     # The first takes longer.
+            calls.append(key)
+        return function
+
+    class Bar:
+        def update(self, _):
+            pass
+
+    settings = speed.Settings(rounds=10, least_calls=5)
+    result = speed.measure({key: cell(key, seconds) for key, seconds in (
+        ('fast', 0.01), ('middling', 0.1), ('slow', 10.))}, settings, 2., Bar())
+    assert {key: cell['calls'] for key, cell in result.items()} == {
+        'fast': 200, 'middling': 20, 'slow': 5}
+    for key, seconds in (('fast', 0.01), ('middling', 0.1), ('slow', 10.)):
+        for name in ('low', 'median', 'high'):
+            assert result[key][name] == pytest.approx(seconds)
+        assert result[key]['first'] == 7.
+    # Spread over the rounds: between two calls of the slow one are all the others.
+    where = [i for i, key in enumerate(calls) if key == 'slow'][2:]
+    assert all({'fast', 'middling'} <= set(calls[a:b])
+               for a, b in zip(where, where[1:]))
 
 
 def test_round_trip_runs(tmp_path):

@@ -57,8 +57,8 @@ def test_drawn_shapes_and_weights(name, shapes, seed):
 def test_drawn_flows(event_size, condition_size, layers, hidden, activation,
                      transformer, dtype, seed):
     flow = tfpc.ConditionalRealNVP(
-        event_size, condition_size, layers, hidden, activation, transformer, dtype,
-        seed)
+        event_size, condition_size, layers, hidden, activation, transformer,
+        dtype=dtype, seed=seed)
     testing.check_bijector(
         flow, seed=seed, checks=['round_trip', 'log_det', 'freshness',
                                  'depends_on_conditions', 'variables_tracked'])

@@ -14,7 +14,9 @@ import tf_keras
 
 import tfp_conditional as tfpc
 from tests import flows
-from tfp_conditional.fit import fit
+from tfp_conditional.fit import _split, fit
+from tfp_conditional.mixing import ActNorm
+from tfp_conditional.standardize import Standardized
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -26,6 +28,12 @@ Y = C[:, :2] + .5 * RNG.normal(size=[96, 2])
 def flow_dist(condition_size=3, **kwargs):
     return flows.dist(tfpc.ConditionalRealNVP(
         2, condition_size, 2, (16,), dtype=tf.float64, seed=0, **kwargs))
+
+
+def adapting_dist():
+    """One that learns from data before the first step."""
+    return flows.dist(Standardized(tfpc.ConditionalChain(
+        [flow_dist().bijector, ActNorm(2, tf.float64)])))
 
 
 def gaussian():
@@ -134,16 +142,17 @@ SETTINGS = {
             'target_noise': .1},
     'keras 3': {'optimizer': lambda: keras.optimizers.Adam(1e-2)},
     'tf_keras': {'optimizer': lambda: tf_keras.optimizers.AdamW(1e-2)},
+    'adapting': {'dist': adapting_dist, 'ema_decay': .9},
 }
 
 
 @pytest.mark.parametrize('name', SETTINGS)
 def test_a_resumed_fit_ends_like_an_uninterrupted_one(name, tmp_path):
     def run(**more):
-        settings = dict(SETTINGS[name], dist=flow_dist(), **more)
-        if 'optimizer' in settings:
-            settings['optimizer'] = settings['optimizer']()
-        return small(**settings)
+        settings = {'dist': flow_dist, **SETTINGS[name]}
+        return small(**more, **{
+            key: value() if key in ('dist', 'optimizer') else value
+            for key, value in settings.items()})
 
     path = str(tmp_path / 'fit')
     whole, history = run()
@@ -153,6 +162,83 @@ def test_a_resumed_fit_ends_like_an_uninterrupted_one(name, tmp_path):
     assert resumed_history == history and same(resumed, whole)
     again, again_history = run(checkpoint=path)        # A finished fit stays so.
     assert again_history == history and same(again, whole)
+
+
+def statistics(dist):
+    return [v.numpy() for v in dist.non_trainable_variables]
+
+
+def test_flows_adapt_to_the_rows_they_train_on_once():
+    dist, _ = small(adapting_dist(), validation_split=.25, epochs=1)
+    targets, conditions = (np.asarray(x) for x in _split((Y, C), .25, (0,))[0])
+    assert len(targets) == 72
+    flow = dist.bijector
+    for got, expected in [(flow.event_loc, targets.mean(0)),
+                          (flow.event_scale, targets.std(0)),
+                          (flow.condition_loc, conditions.mean(0)),
+                          (flow.condition_scale, conditions.std(0))]:
+        np.testing.assert_allclose(got, expected, rtol=1e-9)
+    assert np.any(flow.bijector.bijectors[1].loc) and flow.adapted
+    before = statistics(dist)
+    small(dist, Y + 1., C + 1., epochs=1)
+    assert all(np.array_equal(a, b) for a, b in zip(before, statistics(dist)))
+
+
+def test_flows_adapt_to_the_first_rows_of_a_dataset_and_in_stock_chains():
+    batches = tf.data.Dataset.from_tensor_slices((Y, C)).batch(40)
+    dist, _ = small(adapting_dist(), batches, None, epochs=1)
+    np.testing.assert_allclose(dist.bijector.event_loc, Y.mean(0), rtol=1e-9)
+    norm = ActNorm(2, tf.float64)
+    small(tfd.TransformedDistribution(flows.base(), tfb.Chain([norm])),
+          tf.data.Dataset.from_tensors(Y), None, epochs=1)
+    np.testing.assert_allclose(norm.loc, Y.mean(0), rtol=1e-9)
+
+
+@pytest.mark.parametrize('dataset', [False, True])
+def test_flows_adapt_to_so_many_rows_at_most(dataset):
+    targets = np.arange(20500.).reshape(-1, 1)
+    norm, seen = ActNorm(1, tf.float64), []
+    adapt, norm.adapt = norm.adapt, lambda y, conditions: (
+        seen.append(y), adapt(y, conditions))
+    if dataset:
+        targets = tf.data.Dataset.from_tensors(targets)
+    small(flows.dist(norm, 1), targets, None, epochs=1, batch_size=20500)
+    assert [rows.shape for rows in seen] == [[10000, 1]]
+    assert len(np.unique(seen[0])) == 10000
+    if not dataset:    # At random, since rows may be in order.
+        np.testing.assert_allclose(norm.loc, 10250, rtol=.02)
+
+
+def test_statistics_are_those_of_the_checkpoint(tmp_path):
+    """Though a flow that goes on from it has learnt others, or none."""
+    path = str(tmp_path / 'fit')
+    whole = adapting_dist()
+    whole.bijector.adapt(Y + 5., 2. * C)
+    small(whole, checkpoint=path)
+    fresh, _ = small(adapting_dist(), checkpoint=path)
+    assert same(fresh, whole)
+    assert all(np.array_equal(a, b)
+               for a, b in zip(statistics(fresh), statistics(whole), strict=True))
+
+
+def test_averages_begin_where_the_flow_has_adapted():
+    dist = flows.dist(ActNorm(2, tf.float64))
+    small(dist, 1e6 * Y, None, ema_decay=.999, learning_rate=1e-9, epochs=1)
+    np.testing.assert_allclose(dist.bijector.log_scale, np.log(1e6 * Y.std(0)),
+                               rtol=1e-6)
+
+
+@pytest.mark.parametrize('make', [
+    adapting_dist, lambda: flows.dist(tfpc.ConditionalChain(
+        [ActNorm(2, tf.float64), flow_dist().bijector]))],
+                         ids=['standardized', 'act_norm'])
+def test_the_units_of_data_do_not_matter(make):
+    _, expected = small(make())
+    for loc, scale in ((0., 1e-6), (1e6, 1e1)):
+        _, history = small(make(), loc + scale * Y)
+        np.testing.assert_allclose(
+            np.array(history['loss']) - 2 * np.log(scale), expected['loss'],
+            atol=1e-4)
 
 
 def test_another_optimizer_may_go_on_for_more_epochs(tmp_path):
@@ -179,15 +265,38 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
 def test_early_stopping_restores_the_best():
     seen = []
     dist = flow_dist()
-    # What is held out contradicts the rest, so fitting makes it worse before long.
-    _, history = small(dist, Y[:8], C[:8], epochs=60, patience=4, batch_size=8,
-                       learning_rate=5e-2, validation_data=(Y[8:40] + 1, C[8:40]),
+    # Eight rows say where the rest lies, and soon are known by heart.
+    _, history = small(dist, Y[:8] + 3, C[:8], epochs=60, patience=4, batch_size=8,
+                       learning_rate=5e-2, validation_data=(Y[8:40] + 3, C[8:40]),
                        callback=lambda history: seen.append(values(dist)))
     best = int(np.argmin(history['val_loss']))
     assert len(history['epoch']) == best + 5 < 60
     assert all(np.array_equal(a, b) for a, b in zip(values(dist), seen[best]))
-    log_prob = dist.log_prob(Y[8:40] + 1, **flows.given(tf.constant(C[8:40])))
+    log_prob = dist.log_prob(Y[8:40] + 3, **flows.given(tf.constant(C[8:40])))
     np.testing.assert_allclose(-np.mean(log_prob), history['val_loss'][best])
+
+
+@pytest.mark.parametrize('more', [{}, {'ema_decay': .9}])
+def test_weights_from_before_the_first_epoch_may_be_the_best(more):
+    dist = flow_dist()
+    before = values(dist)
+    _, history = small(dist, .01 * Y, patience=2, epochs=20,
+                       validation_data=(2 * Y, C), **more)
+    assert len(history['epoch']) == 2
+    assert all(np.array_equal(a, b) for a, b in zip(values(dist), before))
+
+
+def test_dropout_is_on_in_training_only():
+    def fitted(rate):
+        return small(flow_dist(conditioner=tfpc.MLP((16, 16), dropout=rate)),
+                     validation_data=(Y, C))
+
+    dist, history = fitted(.5)
+    again, same_history = fitted(.5)
+    assert history == same_history and same(dist, again)
+    assert not same(dist, fitted(0.)[0])
+    log_prob = dist.log_prob(Y, **flows.given(tf.constant(C)))
+    np.testing.assert_allclose(-np.mean(log_prob), min(history['val_loss']))
 
 
 @pytest.mark.parametrize('more', [{}, {'target_noise': .1}])
@@ -327,9 +436,10 @@ for strategy in (tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']),
     for more in ({}, {'optimizer': keras.optimizers.SGD}):
         make = lambda: {k: v(.1) for k, v in more.items()}
         settings = dict(epochs=2, validation_split=.25, ema_decay=.9, batch_size=36)
-        alone, history = t.small(**settings, **make())
+        make_dist = t.flow_dist if more else t.adapting_dist
+        alone, history = t.small(make_dist(), **settings, **make())
         with strategy.scope():
-            dist = t.flow_dist()
+            dist = make_dist()
             settings.update(make())
         _, got = t.small(dist, **settings)
         np.testing.assert_allclose(got['loss'], history['loss'], rtol=1e-6)

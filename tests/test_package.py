@@ -13,15 +13,19 @@ import tfp_conditional as tfpc
 ROOT = pathlib.Path(tfpc.__file__).parent
 
 # Each module may import those before it, never one after it.
-ORDER = ['_version', '_tfp', 'one_pass', 'conditions', 'bijector', 'transformers',
-         'spline', 'networks', 'coupling', 'chain', 'real_nvp', 'template', 'export', 'fit',
-         'testing', 'keras']
+ORDER = ['_version', '_tfp', 'one_pass', 'conditions', 'dropout', 'bijector',
+         'transformers', 'spline', 'networks', 'coupling', 'mixing', 'chain', 'real_nvp',
+         'autoregressive', 'standardize', 'embedding', 'support', 'density', 'template',
+         'export', 'fit', 'calibration', 'plot', 'testing', 'keras']
 
 PUBLIC = {
-    'Additive', 'Affine', 'ConditionalBijector', 'ConditionalChain',
-    'ConditionalCoupling', 'ConditionalElementwise', 'ConditionalRealNVP',
-    'RationalQuadratic', 'Transformer', 'conditional_real_nvp_template', 'exportable',
-    'fit',
+    'ActNorm', 'Additive', 'Affine', 'ConditionalAutoregressive',
+    'ConditionalBijector', 'ConditionalChain', 'ConditionalCoupling',
+    'ConditionalElementwise', 'ConditionalEmbedding',
+    'ConditionalMaskedAutoregressiveFlow', 'ConditionalRealNVP', 'InvertibleLinear',
+    'MLP', 'RationalQuadratic', 'ResidualNetwork', 'Standardized', 'Transformer',
+    'conditional_density', 'conditional_real_nvp_template', 'exportable', 'fit',
+    'given', 'support_bijector', 'training',
 }
 
 

@@ -5,6 +5,7 @@ import tensorflow_probability as tfp
 
 from tfp_conditional import _tfp
 from tfp_conditional import conditions as conditions_lib
+from tfp_conditional import dropout
 from tfp_conditional import one_pass
 from tfp_conditional.one_pass import FORWARD
 
@@ -141,10 +142,8 @@ class ConditionalBijector(one_pass.OnePassBijector):
         return ConditionedBijector(self, conditions, name=name)
 
     def _run(self, direction, value, kwargs):
-        kwargs = dict(kwargs)
-        conditions = kwargs.pop('conditions', None)
         conditions_lib.reject_unknown(kwargs, self.name)
-        conditions = self._condition_spec.check(conditions, self.name)
+        conditions = self._condition_spec.check(kwargs.get('conditions'), self.name)
         label, size = (('x', self._event_size) if direction == FORWARD
                        else ('y', self._output_event_size))
         value = conditions_lib.check_last_dimension(
@@ -157,60 +156,76 @@ class ConditionalBijector(one_pass.OnePassBijector):
                 lambda leaf: tf.debugging.assert_all_finite(
                     leaf, f'`conditions` of {self.name!r} must be finite.'),
                 conditions)
-        if not tf.executing_eagerly() or tf.config.functions_run_eagerly():
-            return self._pass(direction, value, conditions)
-        return self._run_compiled(f'_{direction}_pass', value,
-                                  *tf.nest.flatten(conditions))
+        if (not tf.executing_eagerly() or tf.config.functions_run_eagerly()
+                or dropout.is_training()):
+            return self._exact_pass(direction, value, conditions)
+        return self._run_compiled(
+            f'_{direction}_pass', [value, *tf.nest.flatten(conditions)],
+            [[size], *self._condition_spec.shapes])
 
     def _forward_pass(self, value, *leaves):
-        return self._pass(FORWARD, value, tf.nest.pack_sequence_as(
+        return self._exact_pass(FORWARD, value, tf.nest.pack_sequence_as(
             self.condition_size, leaves))
 
     def _inverse_pass(self, value, *leaves):
-        return self._pass(one_pass.INVERSE, value, tf.nest.pack_sequence_as(
+        return self._exact_pass(one_pass.INVERSE, value, tf.nest.pack_sequence_as(
             self.condition_size, leaves))
 
+    def _exact_pass(self, direction, value, conditions):
+        """`_pass`, its results of exactly the shapes `[..., D]` and `[...]`."""
+        result, log_det = self._pass(direction, value, conditions)
+        batch = value.shape[:-1]
+        if batch.is_fully_defined():
+            return result, (log_det if log_det.shape == batch
+                            else tf.broadcast_to(log_det, batch))
+        # Where shapes are unknown until run time, a result that was silently
+        # expanded has another number of elements, and fails here.
+        shape, size = tf.shape(value)[:-1], [result.shape[-1]]
+        result = tf.reshape(result, tf.concat([shape, size], 0))
+        log_det = tf.broadcast_to(log_det, shape)
+        result.set_shape(batch + size)
+        log_det.set_shape(batch)
+        return result, log_det
+
     def _pass(self, direction, value, conditions):
-        """One pass on checked tensors; its results have exactly `[..., D]`, `[...]`."""
+        """One pass on checked tensors, for a chain to add to others.
+
+        Args:
+          direction: `FORWARD` or `INVERSE`.
+          value: `[..., D]`.
+          conditions: checked conditions.
+
+        Returns:
+          The result, `[..., D']`, and the log-det, which broadcasts to `[...]`.
+        """
         if direction == FORWARD:
             result, log_det = self._forward_and_log_det(value, conditions)
             size = self._output_event_size
         else:
             result, log_det = self._inverse_and_log_det(value, conditions)
             size = self._event_size
-        batch = value.shape[:-1]
-        result = self._conform(result, batch + [size], value, [size], direction)
-        log_det = tf.convert_to_tensor(log_det)
-        if log_det.dtype != self.dtype:
-            raise TypeError(f'`_{direction}_and_log_det` of {self.name!r} must return '
-                            f'a log-det of dtype {self.dtype.name}; got '
-                            f'{log_det.dtype.name}.')
-        if log_det.shape.rank != batch.rank or (
-                batch.is_fully_defined() and log_det.shape != batch):
-            log_det = tf.broadcast_to(log_det, tf.shape(value)[:-1])
-        log_det.set_shape(batch)
-        return result, log_det
-
-    def _conform(self, result, shape, value, event_shape, direction):
+        shape = value.shape[:-1] + [size]
         if not (result.shape.is_compatible_with(shape)
                 and result.dtype == self.dtype):
             raise ValueError(
                 f'`_{direction}_and_log_det` of {self.name!r} must return '
                 f'{self.dtype.name} {shape}; got {result.dtype.name} '
                 f'{result.shape}.')
-        if shape.is_fully_defined():
-            return result
-        # Where shapes are unknown until run time, a result that was silently
-        # expanded has another number of elements, and fails here.
-        result = tf.reshape(
-            result, tf.concat([tf.shape(value)[:-1], event_shape], 0))
-        result.set_shape(shape)
-        return result
+        if result.shape != shape:
+            result = tf.ensure_shape(result, shape)
+        log_det = tf.convert_to_tensor(log_det)
+        if log_det.dtype != self.dtype:
+            raise TypeError(f'`_{direction}_and_log_det` of {self.name!r} must return '
+                            f'a log-det of dtype {self.dtype.name}; got '
+                            f'{log_det.dtype.name}.')
+        return result, log_det
 
     def _align(self, direction, value, conditions):
         """Returns `value` with the batch shape of the result, or refuses."""
         batch = value.shape[:-1]
         condition_batch = self._condition_spec.batch_shape(conditions)
+        if batch == condition_batch and batch.is_fully_defined():
+            return value
         try:
             full = tf.broadcast_static_shape(batch, condition_batch)
         except ValueError as error:
@@ -243,7 +258,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
 
     def _batches(self, value, conditions):
         return (tf.shape(value)[:-1],
-                tf.shape(tf.nest.flatten(conditions)[0])[:-1])
+                self._condition_spec.batch_shape_tensor(conditions))
 
     def _share_noise_message(self, batch, condition_batch):
         return (
@@ -276,10 +291,10 @@ class ConditionalBijector(one_pass.OnePassBijector):
         return shape[:-1] + [new_size]
 
     def _forward_event_shape_tensor(self, input_shape):
-        return tf.concat([input_shape[:-1], [self._output_event_size]], 0)
+        return _with_last(input_shape, self._output_event_size)
 
     def _inverse_event_shape_tensor(self, output_shape):
-        return tf.concat([output_shape[:-1], [self._event_size]], 0)
+        return _with_last(output_shape, self._event_size)
 
     @classmethod
     def _parameter_properties(cls, dtype):
@@ -288,6 +303,15 @@ class ConditionalBijector(one_pass.OnePassBijector):
     def __getitem__(self, slices):
         raise TypeError(f'{self.name!r} has no batch shape to slice; slice '
                         '`bijector.condition(conditions)` or the conditions.')
+
+
+def _with_last(shape, size):
+    """The shape, a vector of integers, with another last element."""
+    static = tf.get_static_value(shape)
+    if static is None:
+        return tf.concat([shape[:-1], [size]], 0)
+    # TFP asks at every eager call: this is one constant where that is ten ops.
+    return tf.constant([*static[:-1], size], tf.int32)
 
 
 class ConditionedBijector(one_pass.OnePassBijector):
@@ -321,7 +345,8 @@ class ConditionedBijector(one_pass.OnePassBijector):
     def _parameter_properties(cls, dtype):
         return {'conditions': tfp.util.ParameterProperties(
             event_ndims=lambda self, x_event_ndims: tf.nest.map_structure(
-                lambda _: x_event_ndims, self._bijector.condition_size))}
+                lambda rank: x_event_ndims + rank - 1,
+                self._bijector._condition_spec.event_ndims()))}
 
     def _run(self, direction, value, kwargs):
         if kwargs:

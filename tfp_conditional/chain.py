@@ -1,11 +1,11 @@
 """`ConditionalChain`: composition that hands `conditions` to every part."""
 
-import copy
-
 import tensorflow as tf
 
 from tfp_conditional import _tfp
 from tfp_conditional import bijector as bijector_lib
+from tfp_conditional import conditions as conditions_lib
+from tfp_conditional import networks
 from tfp_conditional import one_pass
 from tfp_conditional.one_pass import FORWARD, INVERSE
 
@@ -97,9 +97,7 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
         return read
 
     def __deepcopy__(self, memo):
-        clone = object.__new__(type(self))
-        memo[id(self)] = clone
-        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        clone = networks.copy_attributes(self, memo)
         own = {id(variable) for variable in self.trainable_variables}
         shared = [v.name for v in clone._stock_variables() if id(v) in own]
         if shared:
@@ -114,13 +112,36 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
         """The parts, in the order given; the last is applied first."""
         return tuple(self._bijectors)
 
+    @property
+    def adapted(self):
+        """`bool`, whether no part is left that `adapt` would change."""
+        return not _unadapted(self._inverse_steps())
+
+    def adapt(self, y, conditions=None):
+        """Lets parts that have an `adapt` learn from data what gradients do not.
+
+        From the data side to the noise side, each such part that has not `adapted`
+        does so, and passes the data on. One in `tfb.Invert` is left as it is.
+
+        Args:
+          y: `[..., D]`, events.
+          conditions: nest of `[..., S]`.
+
+        Raises:
+          TypeError, ValueError: as `inverse` does, or as a part's `adapt` does.
+        """
+        y, conditions = check_data(self, y, conditions)
+        _adapt(self._inverse_steps(), y, conditions)
+
     def _forward_and_log_det(self, x, conditions):
         return self._walk(zip(self._steps, self._directions), x, conditions)
 
     def _inverse_and_log_det(self, y, conditions):
-        return self._walk([(part, _opposite(direction)) for part, direction in
-                           zip(self._steps[::-1], self._directions[::-1])],
-                          y, conditions)
+        return self._walk(self._inverse_steps(), y, conditions)
+
+    def _inverse_steps(self):
+        return [(part, _opposite(direction)) for part, direction in
+                zip(self._steps[::-1], self._directions[::-1])]
 
     def _walk(self, steps, value, conditions):
         total = None
@@ -128,6 +149,41 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
             value, log_det = _step(part, direction, value, conditions)
             total = log_det if total is None else total + log_det
         return value, total
+
+
+def adapted(bijector):
+    """Whether nothing in any bijector is left that `adapt` would change."""
+    return not _unadapted(_flatten(bijector, INVERSE))
+
+
+def adapt(bijector, y, conditions=None):
+    """`ConditionalChain.adapt` for any bijector, also one that has no `adapt`."""
+    _adapt(_flatten(bijector, INVERSE), y, conditions)
+
+
+def check_data(bijector, y, conditions):
+    """Events and conditions as tensors that suit a conditional bijector."""
+    conditions = bijector._condition_spec.check(conditions, bijector.name)
+    y = conditions_lib.check_last_dimension(
+        conditions_lib.as_tensor(y, bijector.dtype, 'y'),
+        bijector._output_event_size, 'y')
+    return bijector._align(INVERSE, y, conditions), conditions
+
+
+def _adapt(steps, y, conditions):
+    waiting = _unadapted(steps)
+    for i, (part, direction) in enumerate(steps[:max(waiting, default=-1) + 1]):
+        if i in waiting:
+            part.adapt(y, conditions)
+        if i < waiting[-1]:
+            y, _ = _step(part, direction, y, conditions)
+
+
+def _unadapted(steps):
+    """The indices of the parts, met from their data side, that are to adapt."""
+    return [i for i, (part, direction) in enumerate(steps)
+            if direction == INVERSE and hasattr(part, 'adapt')
+            and not getattr(part, 'adapted', False)]
 
 
 def _opposite(direction):

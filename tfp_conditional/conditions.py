@@ -27,6 +27,8 @@ def positive_int(value, label, least=1):
 
 def as_tensor(value, dtype, label):
     """Returns `value` as a tensor of `dtype`; tensors are never cast silently."""
+    if isinstance(value, tf.Tensor) and value.dtype == dtype:
+        return value
     if tf.is_tensor(value) or isinstance(value, tf.Variable):
         if value.dtype != dtype:
             raise TypeError(
@@ -48,18 +50,37 @@ class ConditionSpec:
 
     Args:
       size: an `int` S for one tensor `[..., S]`, or a nest (dict, tuple, list)
-        of such integers for a nest of tensors with the same structure.
-      dtype: the floating dtype of all of them.
+        of such integers for a nest of tensors with the same structure. A
+        `tf.TensorSpec(shape, dtype)` for an integer means a tensor `[..., *shape]`.
+      dtype: the floating dtype of those given by integers.
     """
 
     def __init__(self, size, dtype):
         self.size = _copy_sizes(size, 'condition_size')
         self.dtype = dtype
-        self.widths = tuple(tf.nest.flatten(self.size))
-        if not self.widths:
+        self.leaves = tuple(
+            leaf if isinstance(leaf, tf.TensorSpec) else tf.TensorSpec([leaf], dtype)
+            for leaf in tf.nest.flatten(self.size))
+        self.shapes = tuple(leaf.shape for leaf in self.leaves)
+        if not self.leaves:
             raise ValueError('`condition_size` must hold at least one size; got '
                              f'{size!r}.')
-        self.total = sum(self.widths)
+
+    @property
+    def widths(self):
+        """Last dimensions of conditions that are vectors, as networks need them."""
+        if any(isinstance(leaf, tf.TensorSpec) for leaf in tf.nest.flatten(self.size)):
+            raise ValueError(
+                '`condition_size` must be a nest of integers, since networks take '
+                f'vectors; got {self.size!r}. For conditions of other shapes or '
+                'dtypes wrap the flow: `ConditionalEmbedding(flow, network, '
+                'condition_size)`.')
+        return tuple(tf.nest.flatten(self.size))
+
+    @property
+    def total(self):
+        """The sum of `widths`."""
+        return sum(self.widths)
 
     def __eq__(self, other):
         return (isinstance(other, ConditionSpec) and self.size == other.size
@@ -86,10 +107,12 @@ class ConditionSpec:
             raise TypeError(f'`conditions` are required by {owner!r} and were not '
                             f'given: {HOW_TO_PASS % owner}.')
         leaves = [
-            check_last_dimension(as_tensor(value, self.dtype, label), width, label)
-            for label, value, width in _leaves(self.size, conditions)]
+            check_last_dimension(as_tensor(value, self.dtype, label), size, label)
+            if isinstance(size, int) else
+            _check_shape(as_tensor(value, size.dtype, label), size.shape, label)
+            for label, value, size in _leaves(self.size, conditions)]
         if len(leaves) > 1:
-            leaves = _common_batch(leaves)
+            leaves = _common_batch(leaves, self._event_ranks())
         return tf.nest.pack_sequence_as(self.size, leaves)
 
     def pack(self, conditions):
@@ -100,7 +123,20 @@ class ConditionSpec:
 
     def batch_shape(self, conditions):
         """Static batch shape of checked conditions."""
-        return tf.nest.flatten(conditions)[0].shape[:-1]
+        leaf = tf.nest.flatten(conditions)[0]
+        return leaf.shape[:leaf.shape.rank - self.leaves[0].shape.rank]
+
+    def batch_shape_tensor(self, conditions):
+        """Batch shape of checked conditions, as a tensor."""
+        leaf = tf.nest.flatten(conditions)[0]
+        return tf.shape(leaf)[:leaf.shape.rank - self.leaves[0].shape.rank]
+
+    def event_ndims(self):
+        """How many axes of each leaf are no batch axes: a nest of `int`."""
+        return tf.nest.pack_sequence_as(self.size, self._event_ranks())
+
+    def _event_ranks(self):
+        return [leaf.shape.rank for leaf in self.leaves]
 
     def concat(self, conditions):
         """Checked conditions as one tensor `[..., total]`, keys in sorted order."""
@@ -109,8 +145,15 @@ class ConditionSpec:
 
     def example(self):
         """Zero conditions of batch shape `[1]`."""
-        return tf.nest.map_structure(
-            lambda width: tf.zeros([1, width], self.dtype), self.size)
+        return tf.nest.pack_sequence_as(self.size, [
+            tf.zeros([1, *(n or 1 for n in leaf.shape)], leaf.dtype)
+            for leaf in self.leaves])
+
+    def signature(self, batch_shape):
+        """A nest of `tf.TensorSpec` with that batch shape."""
+        return tf.nest.pack_sequence_as(self.size, [
+            tf.TensorSpec([*batch_shape, *leaf.shape], leaf.dtype)
+            for leaf in self.leaves])
 
 
 def check_last_dimension(tensor, size, label):
@@ -133,9 +176,21 @@ def check_last_dimension(tensor, size, label):
     return tensor
 
 
+def _check_shape(tensor, shape, label):
+    """Returns `tensor` if it is `[..., *shape]` with known rank, else raises."""
+    rank = tensor.shape.rank
+    if rank is None or rank < shape.rank or not (
+            tensor.shape[rank - shape.rank:].is_compatible_with(shape)):
+        raise ValueError(f'`{label}` must have shape [..., *{shape.as_list()}] and known '
+                         f'rank; got {tensor.shape}.')
+    return tensor
+
+
 def reject_unknown(kwargs, owner):
     """Raises for keyword arguments other than `conditions`."""
     for key in kwargs:
+        if key == 'conditions':
+            continue
         guess = (' Did you mean `conditions`?' if difflib.get_close_matches(
             key, ['conditions']) else '')
         raise TypeError(f'{owner!r} takes the keyword argument `conditions` and no '
@@ -183,12 +238,17 @@ def _copy_sizes(size, label):
     if isinstance(size, (tuple, list)):
         return tuple(_copy_sizes(part, f'{label}[{i}]')
                      for i, part in enumerate(size))
+    if isinstance(size, tf.TensorSpec):
+        if size.shape.rank is None:
+            raise ValueError(f'`{label}` must have a known rank; got {size!r}.')
+        return size
     return positive_int(size, label)
 
 
-def _common_batch(leaves):
+def _common_batch(leaves, event_ranks):
     """Leaves broadcast to one batch shape, which they mostly share already."""
-    shapes = [leaf.shape[:-1] for leaf in leaves]
+    ranks = [leaf.shape.rank - rank for leaf, rank in zip(leaves, event_ranks)]
+    shapes = [leaf.shape[:rank] for leaf, rank in zip(leaves, ranks)]
     batch = shapes[0]
     for shape in shapes[1:]:
         try:
@@ -198,12 +258,12 @@ def _common_batch(leaves):
                 'The batch shapes of the tensors in `conditions` must broadcast; '
                 f'got {[leaf.shape.as_list() for leaf in leaves]}.') from error
     if batch.is_fully_defined():
-        return [leaf if leaf.shape[:-1] == batch
-                else tf.broadcast_to(leaf, batch + leaf.shape[-1:])
-                for leaf in leaves]
-    dynamic = tf.shape(leaves[0])[:-1]
-    for leaf in leaves[1:]:
-        dynamic = tf.broadcast_dynamic_shape(dynamic, tf.shape(leaf)[:-1])
+        return [leaf if shape == batch
+                else tf.broadcast_to(leaf, batch + leaf.shape[rank:])
+                for leaf, shape, rank in zip(leaves, shapes, ranks)]
+    dynamic = tf.shape(leaves[0])[:ranks[0]]
+    for leaf, rank in zip(leaves[1:], ranks[1:]):
+        dynamic = tf.broadcast_dynamic_shape(dynamic, tf.shape(leaf)[:rank])
     return [tf.ensure_shape(
-        tf.broadcast_to(leaf, tf.concat([dynamic, tf.shape(leaf)[-1:]], 0)),
-        batch + leaf.shape[-1:]) for leaf in leaves]
+        tf.broadcast_to(leaf, tf.concat([dynamic, tf.shape(leaf)[rank:]], 0)),
+        batch + leaf.shape[rank:]) for leaf, rank in zip(leaves, ranks)]

@@ -48,9 +48,11 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
         output_size = self._num_units * self._transformer.num_parameters
         with tf.name_scope(self.name):
             if conditioner is None:
-                self._conditioner = networks.MLP(
+                conditioner = networks.MLP(hidden_layers, activation)
+            if isinstance(conditioner, networks.Conditioner):
+                self._conditioner = conditioner.build(
                     self._partition.num_masked, self._condition_spec, output_size,
-                    hidden_layers, activation, seed)
+                    seed)
             else:
                 self._conditioner = networks.ForeignConditioner(
                     conditioner, self._partition.num_masked, self._condition_spec,
@@ -114,10 +116,11 @@ class ConditionalCoupling(_ConditionedTransformer):
           activation: its activation: a callable or a name, as in `tf.nn`.
           transformer: `'affine'`, `'additive'`, `'rational_quadratic'`, or a
             `Transformer` of k parameters for each unit.
-          conditioner: a callable or `tf.Module` (units `[..., d_m]`, conditions
+          conditioner: `MLP(...)` or `ResidualNetwork(...)`; or a network of your
+            own, a callable or `tf.Module` (units `[..., d_m]`, conditions
             `[..., S]`) -> parameters `[..., k d_t]`: parameter 0 of all d_t
             transformed units, then parameter 1, and so on. It is run once, on
-            zeros, by the constructor. Default: an `MLP` with the arguments above.
+            zeros, by the constructor. Default: `MLP(hidden_layers, activation)`.
           dtype: floating dtype.
           seed: `int` or TFP seed for the initial weights.
           validate_args: `bool`, whether to check that values are finite.

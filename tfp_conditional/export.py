@@ -61,9 +61,7 @@ class exportable(tf.Module):  # pylint: disable=invalid-name
                             f'{type(flow).__name__}.')
         super().__init__(name=name)
         self._base, self._flow = distribution.distribution, flow
-        conditions = tf.nest.map_structure(
-            lambda width: tf.TensorSpec([None, width], flow.dtype),
-            flow.condition_size)
+        conditions = flow._condition_spec.signature([None])
         n = tf.TensorSpec([], tf.int32)
 
         def given(conditions):

@@ -13,10 +13,13 @@ import tf_keras
 
 from tfp_conditional import _tfp
 from tfp_conditional import bijector as bijector_lib
+from tfp_conditional import chain
 from tfp_conditional import conditions as conditions_lib
+from tfp_conditional import dropout
 from tfp_conditional import networks
 
 _EVALUATION_ROWS = 4096   # Rows of validation data that meet the network at once.
+_ADAPTATION_ROWS = 10000   # Enough for means within 1% of a standard deviation.
 _NOT_FINITE = 'fit met a loss or gradient that is not finite'
 
 
@@ -32,6 +35,9 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
     at most `batch_size`; fewer rows than there are batches are left out, others in
     each epoch. A batch whose loss or gradient is not finite changes nothing and
     ends the fit.
+
+    Parts of a flow that have an `adapt` and have not adapted yet, as `ActNorm` and
+    `Standardized`, do so before the first step, to at most 10,000 training rows.
 
     ```python
     import numpy as np
@@ -60,7 +66,8 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         for a dist that takes none.
       validation_data: (targets, conditions), targets alone, or a Dataset of them.
       validation_split: fraction of the rows to hold out, at random, in its place.
-        With validation the best weights are those that stay in `dist`.
+        With validation the best weights are those that stay in `dist`, be they
+          those from before the first epoch.
       epochs: `int`, the most passes through the data.
       batch_size: `int`, the most rows of a batch.
       optimizer: Keras 3 or tf_keras optimizer. Default: AdamW on a cosine from
@@ -115,6 +122,8 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         run = _Run(dist, train, validation, optimizer, settings, entropy, strategy)
         if saved:
             run.restore(saved, arrays, checkpoint)
+        else:
+            run.start()
         with _progress(epochs, len(run.history['epoch']), verbose) as bar:
             while len(run.history['epoch']) < epochs and not run.is_stalled():
                 run.train_epoch()
@@ -147,7 +156,9 @@ class _Run:
         self.optimizer.build(self.variables)
         self.averages = [] if settings['ema_decay'] is None else [
             tf.Variable(v, trainable=False) for v in self.variables]
-        self.best = None
+        # What `adapt` learns.
+        self.statistics = list(dist.non_trainable_variables)
+        self.best, self.initial_loss = None, None
         self.history = {'epoch': [], 'loss': []}
         if validation is not None:
             self.history['val_loss'] = []
@@ -158,6 +169,29 @@ class _Run:
                         jit_compile=settings['jit_compile'] or None)
             for function in (self._loop, self._step, self._sum_log_prob,
                              self._per_replica, self._copies)]
+
+    def start(self):
+        """What comes before the first epoch."""
+        self._adapt()
+        if self.validation is not None:
+            self.initial_loss, self.best = self._validate(), _values(self.variables)
+
+    def _adapt(self):
+        """Lets the flow learn from some rows what gradients do not."""
+        flow = getattr(self.dist, 'bijector', None)
+        if flow is None or chain.adapted(flow):
+            return
+        if isinstance(self.train, tf.data.Dataset):
+            batches = self.train.unbatch().take(_ADAPTATION_ROWS).batch(
+                _ADAPTATION_ROWS)
+        else:
+            count = _num_rows(self.train)
+            rows = np.random.default_rng((*self.entropy, 0)).choice(
+                count, min(count, _ADAPTATION_ROWS), replace=False)
+            batches = [_rows(self.train, np.sort(rows))]
+        for targets, conditions in map(_pair, batches):
+            chain.adapt(flow, targets, _or_none(conditions))
+        _assign(self.averages, _values(self.variables))
 
     def train_epoch(self):
         """One pass through the data, the validation, and the history of both."""
@@ -174,7 +208,9 @@ class _Run:
         self.history['epoch'].append(epoch)
         self.history['loss'].append(loss)
         if self.validation is not None:
-            self._validate()
+            self.history['val_loss'].append(self._validate())
+            if epoch == self._best_epoch():
+                self.best = _values(self.averages or self.variables)
 
     def _array_epoch(self, rng, seed, start):
         replicas = self.strategy.num_replicas_in_sync
@@ -261,7 +297,7 @@ class _Run:
         if self.settings['target_noise']:
             targets += self.settings['target_noise'] * tf.random.stateless_normal(
                 tf.shape(targets), seed, dtype=targets.dtype)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, dropout.training(seed):
             loss = -tf.reduce_mean(self._log_prob(targets, conditions)) / count
         gradients = tape.gradient(loss, self.variables)
         _check_variables(self.variables, gradients, tape.watched_variables(), count)
@@ -306,7 +342,8 @@ class _Run:
                                      tf.float64))
 
     def _log_prob(self, targets, conditions):
-        kwargs = ({} if isinstance(conditions, tuple) and not conditions else
+        conditions = _or_none(conditions)
+        kwargs = ({} if conditions is None else
                   {'bijector_kwargs': {'conditions': conditions}})
         log_prob = self.dist.log_prob(targets, **kwargs)
         if not log_prob.shape.is_compatible_with(targets.shape[:1]):
@@ -317,7 +354,7 @@ class _Run:
         return log_prob
 
     def _validate(self):
-        """Notes the loss, and the weights where it is the least so far."""
+        """The loss of the weights, or of their averages, on the validation data."""
         weights = _values(self.variables)
         if self.averages:
             _assign(self.variables, _values(self.averages))
@@ -329,15 +366,14 @@ class _Run:
         for batch in map(_pair, batches):
             total += float(self._sum(*batch))
             count += _num_rows(batch)
-        self.history['val_loss'].append(-total / count)
-        if self.best is None or len(self.history['epoch']) == self._best_epoch():
-            self.best = _values(self.variables)
         if self.averages:
             _assign(self.variables, weights)
+        return -total / count
 
     def _best_epoch(self):
-        losses = [x if np.isfinite(x) else np.inf for x in self.history['val_loss']]
-        return 1 + int(np.argmin(losses))
+        """The epoch of the least loss; 0 where training made it no better."""
+        losses = [self.initial_loss, *self.history['val_loss']]
+        return int(np.argmin([x if np.isfinite(x) else np.inf for x in losses]))
 
     def is_stalled(self):
         """Whether `val_loss` got no better for `patience` epochs."""
@@ -374,7 +410,7 @@ class _Run:
 
     def _state(self):
         return [*self.variables, *self.optimizer.variables, *self.averages,
-                self.count]
+                self.count, *self.statistics]
 
     def _fingerprint(self):
         config = {k: v for k, v in self.optimizer.get_config().items()
@@ -384,7 +420,8 @@ class _Run:
                    [[list(x.shape), zlib.crc32(np.ascontiguousarray(x).tobytes())]
                     for x in tf.nest.flatten(data)]
                    for data in (self.train, self.validation)]
-        variables = [[v.dtype.name, v.shape.as_list()] for v in self.variables]
+        variables = [[v.dtype.name, v.shape.as_list()]
+                     for v in [*self.variables, *self.statistics]]
         return json.loads(json.dumps(dict(
             self.settings, optimizer=type(self.optimizer).__name__, config=config,
             data=digests[0], validation_data=digests[1], variables=variables),
@@ -393,7 +430,7 @@ class _Run:
     def save(self, path):
         """Writes all that `restore` needs."""
         meta = dict(history=self.history, entropy=self.entropy,
-                    settings=self._fingerprint())
+                    initial_loss=self.initial_loss, settings=self._fingerprint())
         arrays = _values(self._state()) + (self.best or [])
         with open(f'{path}.part', 'wb') as file:
             np.savez(file, meta=json.dumps(meta),
@@ -413,7 +450,7 @@ class _Run:
         state = self._state()
         _assign(state, arrays[:len(state)])
         self.best = arrays[len(state):] or None
-        self.history = saved['history']
+        self.history, self.initial_loss = saved['history'], saved['initial_loss']
 
 
 def _read(path):
@@ -528,6 +565,10 @@ def _num_rows(data):
 
 def _pair(batch):
     return batch if isinstance(batch, tuple) else (batch, ())
+
+
+def _or_none(conditions):
+    return None if isinstance(conditions, tuple) and not conditions else conditions
 
 
 def _num_steps(data, batch_size):

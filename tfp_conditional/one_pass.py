@@ -176,11 +176,16 @@ class OnePassBijector(tfb.Bijector):
                                {**self.parameters, **overrides})
         return clone
 
-    def _run_compiled(self, method, *tensors):
+    def _run_compiled(self, method, tensors, event_shapes):
         """Calls a method of this object as a compiled function.
 
         It is traced once for each combination of ranks, for all batch sizes, and
         holds this object weakly, lest every flow be a reference cycle.
+
+        Args:
+          method: `str`, its name.
+          tensors: its arguments.
+          event_shapes: how the shape of each ends, after its batch axes.
         """
         key = (method, *(tensor.shape.rank for tensor in tensors))
         function = self._transient.functions.get(key)
@@ -189,7 +194,8 @@ class OnePassBijector(tfb.Bijector):
             function = tf.function(
                 lambda *tensors: getattr(this(), method)(*tensors), autograph=False,
             ).get_concrete_function(*[
-                tf.TensorSpec([None] * (t.shape.rank - 1) + [t.shape[-1]], t.dtype)
-                for t in tensors])
+                tf.TensorSpec([None] * (t.shape.rank - len(shape)) + list(shape),
+                              t.dtype)
+                for t, shape in zip(tensors, event_shapes)])
             self._transient.functions[key] = function
         return function(*tensors)

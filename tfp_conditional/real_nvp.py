@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfp_conditional import chain
 from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import coupling
+from tfp_conditional import mixing as mixing_lib
 from tfp_conditional import networks
 from tfp_conditional import transformers
 
@@ -14,6 +15,8 @@ from tfp_conditional import transformers
 # Below that float32 loses no more than three of its seven digits, and no number
 # of layers overflows. More fits no better, by measurement.
 TOTAL_LOG_SCALE = 8.
+
+MIXING = ('alternate', 'reverse', 'random', 'linear')
 
 
 class ConditionalRealNVP(chain.ConditionalChain):
@@ -51,7 +54,8 @@ class ConditionalRealNVP(chain.ConditionalChain):
 
     def __init__(self, event_size, condition_size, num_coupling_layers=8,
                  hidden_layers=(128, 128), activation='relu', transformer='affine',
-                 dtype=tf.float32, seed=None, validate_args=False,
+                 mixing='alternate', act_norm=False, conditional_base=False,
+                 conditioner=None, dtype=tf.float32, seed=None, validate_args=False,
                  name='conditional_real_nvp'):
         """Constructs the flow; all its variables exist on return.
 
@@ -62,11 +66,27 @@ class ConditionalRealNVP(chain.ConditionalChain):
           hidden_layers: widths of the hidden layers of each network.
           activation: their activation: a callable or a name, as in `tf.nn`.
           transformer: `'affine'`, `'additive'`, `'rational_quadratic'`, or a
-            `Transformer`. The layers of `'affine'` together scale a unit by exp(8) at most, however many they
-            are; for another bound give an `Affine(max_log_scale)`.
+            `Transformer`. The layers of `'affine'` together scale a unit by exp(8)
+            at most, however many they are; for another bound give an
+            `Affine(max_log_scale)`.
+          mixing: which units a coupling sees. `'alternate'`: the first half and the
+            second in turn. `'reverse'`: the first half, of an order that is
+            reversed between couplings, which differs from that for odd D.
+            `'random'`: a random half, then its complement, then another random
+            half; permutations are folded into the networks, and cost nothing.
+            `'linear'`: as `'alternate'`, with an `InvertibleLinear` between
+            couplings.
+          act_norm: `bool`, whether an `ActNorm` stands on the data side of each
+            coupling.
+          conditional_base: `bool`, whether noise is first shifted and scaled by
+            functions of the conditions, as if the base distribution had that
+            location and scale. With D = 1 the layers themselves do so.
+          conditioner: an `MLP(...)` or a `ResidualNetwork(...)`, instead of
+            `hidden_layers` and `activation`; or a function (input_size, output_size)
+            -> conditioner, called once for each layer. See `ConditionalCoupling`.
           dtype: floating dtype.
-          seed: `int` or TFP seed for the initial weights; layers get different
-            ones.
+          seed: `int` or TFP seed for the initial weights and random halves; layers
+            get different ones.
           validate_args: `bool`, whether to check that values are finite.
           name: `str`.
 
@@ -78,25 +98,68 @@ class ConditionalRealNVP(chain.ConditionalChain):
         event_size = conditions_lib.positive_int(event_size, 'event_size')
         count = conditions_lib.positive_int(num_coupling_layers,
                                             'num_coupling_layers')
+        if mixing not in MIXING:
+            raise ValueError(f'`mixing` must be one of {list(MIXING)}; got '
+                             f'{mixing!r}.')
         if isinstance(transformer, str) and transformer == 'affine':
             times = count if event_size == 1 else (count + 1) // 2
             transformer = transformers.Affine(TOTAL_LOG_SCALE / times)
         entropy = networks.resolve_seed(seed)
         common = dict(
             event_size=event_size, condition_size=condition_size,
-            hidden_layers=hidden_layers, activation=activation,
-            transformer=transformer, dtype=dtype)
-        first_half = np.arange(event_size) < event_size // 2
+            hidden_layers=hidden_layers, activation=activation, dtype=dtype)
+        masks = _masks(mixing, event_size, count, (*entropy, count))
         layers = []
         with tf.name_scope(name):
-            for i in range(count):
-                settings = dict(common, seed=(*entropy, i), name=f'layer_{i}')
+            for i, mask in enumerate(masks):
+                settings = dict(
+                    common, transformer=transformer, seed=(*entropy, i),
+                    name=f'layer_{i}', conditioner=_conditioner(
+                        conditioner, mask, coupling.get_transformer(transformer)))
+                if mixing == 'linear' and i:
+                    layers.append(mixing_lib.InvertibleLinear(
+                        event_size, dtype=dtype, seed=(*entropy, i, 1),
+                        name=f'linear_{i}'))
+                if act_norm:
+                    layers.append(mixing_lib.ActNorm(event_size, dtype=dtype,
+                                                     name=f'act_norm_{i}'))
                 if event_size == 1:
                     layers.append(coupling.ConditionalElementwise(**settings))
                 else:
-                    layers.append(coupling.ConditionalCoupling(
-                        mask=first_half if i % 2 == 0 else ~first_half, **settings))
+                    layers.append(coupling.ConditionalCoupling(mask=mask,
+                                                               **settings))
+            if conditional_base:
+                affine = transformers.Affine()
+                layers.append(coupling.ConditionalElementwise(
+                    **common, transformer=affine, seed=(*entropy, count, 1),
+                    name='base', conditioner=_conditioner(
+                        conditioner, np.zeros(event_size, bool), affine)))
         super().__init__(layers, validate_args=validate_args, name=name)
         self._parameters = self._no_dependency(
             {k: v for k, v in parameters.items() if k != 'self'
              and not k.startswith('__')})
+
+
+def _masks(mixing, event_size, count, entropy):
+    """The units that each layer sees."""
+    first_half = np.arange(event_size) < event_size // 2
+    if mixing == 'reverse':
+        return [first_half if i % 2 == 0 else first_half[::-1] for i in range(count)]
+    rng, masks = np.random.default_rng(entropy), []
+    while len(masks) < count:
+        half = rng.permutation(first_half) if mixing == 'random' else first_half
+        masks += [half, ~half]
+    return masks[:count]
+
+
+def _conditioner(conditioner, mask, transformer):
+    """What a layer is given for the `conditioner` of the flow."""
+    if conditioner is None or isinstance(conditioner, networks.Conditioner):
+        return conditioner
+    if not callable(conditioner):
+        raise TypeError(
+            '`conditioner` must be an MLP(...), a ResidualNetwork(...) or a '
+            'function (input_size, output_size) -> conditioner; got '
+            f'{conditioner!r}.')
+    units = int(np.sum(~mask))
+    return conditioner(len(mask) - units, units * transformer.num_parameters)

@@ -83,7 +83,7 @@ class conditional_real_nvp_template(tf.Module):  # pylint: disable=invalid-name
         spec = conditions_lib.ConditionSpec(condition_size, self._dtype)
         self._input_size, self._condition_spec = input_size, spec
         with tf.init_scope():
-            self._conditioner = networks.MLP(
+            self._conditioner = networks.MLPNetwork(
                 input_size, spec,
                 self._output_units * self._transformer.num_parameters,
                 self._hidden_layers, self._activation, self._seed)

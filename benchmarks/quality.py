@@ -1,0 +1,350 @@
+"""How well conditional densities are learnt, package by package.
+
+    python benchmarks/quality.py --out DIR --workers 2
+
+fits each package's flow to simulations of known optimum and to measured data, five
+times each, and writes `DIR/quality.md` (tables), `DIR/quality.json` (the raw numbers)
+and `DIR/quality.png`. Every run is a process of its own, of one thread, and leaves a
+file in `DIR/runs`: what is there already is not run again, so an interrupted run goes
+on where it was. Remove the files of a package whose code changed; changed settings
+are noticed. A package that is missing is reported.
+
+The gap is the mean of -log q(theta | x) less that of -log p(theta | x), over the same
+fresh draws, which are the same for all runs: a KL divergence in nats, 0 for the exact
+posterior. C2ST is the accuracy with which a classifier tells draws from q and from p
+apart at given observations (Lueckmann et al. 2021): 0.5 at best and 1 at worst.
+"""
+
+import os
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+# pylint: disable=wrong-import-position
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import tqdm
+
+import quality_peers
+import tasks
+
+SEEDS = 5
+SINGLE_THREADED = {
+    'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1',
+    'TF_NUM_INTRAOP_THREADS': '1', 'TF_NUM_INTEROP_THREADS': '1', 'NPROC': '1',
+    'XLA_FLAGS': '--xla_cpu_multi_thread_eigen=false', 'CUDA_VISIBLE_DEVICES': '',
+    'JAX_PLATFORMS': 'cpu'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What is the same for all packages."""
+    simulations: int = 10_000       # of which a tenth is for validation
+    test_draws: int = 20_000
+    observations: int = 5           # at which C2ST is taken
+    samples: int = 1000             # of each side for it
+    iterations: int = 1000          # at most, of its classifier
+    quick: bool = False             # whether models are small and train one epoch
+
+
+QUICK = Protocol(simulations=200, test_draws=300, observations=1, samples=40,
+                 iterations=20, quick=True)
+
+
+def run(model, task, seed, protocol):
+    """Fits one model to one task.
+
+    Returns:
+      `dict` of numbers and of what they were measured with.
+    """
+    model.load()
+    data = task.data(seed, protocol.simulations, protocol.test_draws)
+    rows = [np.concatenate(pair) for pair in zip(data.train, data.validation)]
+    scalings = [(0., np.ones(x.shape[1])) if model.standardises else
+                (x.mean(axis=0), x.std(axis=0)) for x in rows]
+    train, validation, test = (
+        tuple(((x - mean) / scale).astype(np.float32)
+              for x, (mean, scale) in zip(pair, scalings))
+        for pair in (data.train, data.validation, data.test))
+    (mean, scale), _ = scalings
+    wall, cpu = time.perf_counter(), time.process_time()
+    fitted = model(task.event_size, task.condition_size, seed,
+                   **settings(model, task, protocol))
+    epochs = fitted.fit(train, validation)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    log_density = float(np.mean([
+        np.mean(fitted.log_prob(*(x[rows] for x in test)), dtype=float)
+        for rows in _chunks(len(test[0]))]) - np.sum(np.log(scale)))
+    result = dict(
+        model=model.name, task=task.name, seed=seed, loss=-log_density,
+        seconds=wall, cpu_seconds=cpu, epochs=epochs,
+        parameters=int(fitted.num_parameters), **_key(model, task, protocol))
+    if task.optimum is not None:
+        optimum = -float(np.mean(task.log_posterior(*data.test)))
+        result.update(optimum=optimum, gap=result['loss'] - optimum, c2st=[
+            _c2st_at(fitted, task, i, data.test[1][i], test[1][i], mean, scale, protocol)
+            for i in range(protocol.observations)])
+    return result
+
+
+def settings(model, task, protocol):
+    """The model's, with what the task and the protocol override."""
+    result = merged(model.settings, model.tuned.get(task.name, {}))
+    training = {}
+    if task.batch_size is not None:
+        training['batch_size'] = task.batch_size
+    if protocol.quick:
+        training['epochs'] = 1
+        result = merged(result, model.quick)
+    return merged(result, {'training': training}) if 'training' in result else result
+
+
+def merged(settings, overrides):
+    """`settings` with some replaced, and so in the `dict`s within."""
+    return {**settings, **{
+        key: merged(settings[key], value) if isinstance(value, dict) else value
+        for key, value in overrides.items()}}
+
+
+def _key(model, task, protocol):
+    """What must be equal for a result to be used again, as JSON gives it back."""
+    return json.loads(json.dumps(dict(
+        protocol=dataclasses.asdict(protocol), settings=settings(model, task, protocol),
+        standardises=model.standardises)))
+
+
+def _chunks(count, size=5000):
+    # Of one size, or the mean of their means would not be the mean.
+    parts = max(1, count // size)
+    return np.arange(count - count % parts).reshape(parts, -1)
+
+
+def _c2st_at(fitted, task, index, observation, standardised, mean, scale, protocol):
+    count = protocol.samples
+    exact = task.sample_posterior(observation, count, np.random.default_rng([index, 2]))
+    return c2st(exact, mean + scale * fitted.sample(standardised, count),
+                protocol.iterations)
+
+
+def c2st(reference, samples, iterations=1000, seed=1):
+    """Cross-validated accuracy of a network that classifies `[n, D]` and `[n, D]`.
+
+    Folds, network and scaling are those of sbibm.
+    """
+    from sklearn import model_selection, neural_network
+    x = np.concatenate([reference, samples])
+    x = (x - reference.mean(axis=0)) / reference.std(axis=0)
+    if not np.all(np.isfinite(x)):
+        return 1.
+    classifier = neural_network.MLPClassifier(
+        (10 * x.shape[1],) * 2, activation='relu', solver='adam', max_iter=iterations,
+        random_state=seed)
+    return float(np.mean(model_selection.cross_val_score(
+        classifier, x, np.repeat([0, 1], [len(reference), len(samples)]),
+        cv=model_selection.KFold(5, shuffle=True, random_state=seed))))
+
+
+def schedule(arguments):
+    """All (model, task, seed) that were asked for."""
+    return [(quality_peers.MODELS[model], tasks.TASKS[task], seed)
+            for seed in arguments.seeds for task in arguments.tasks
+            for model in arguments.packages
+            if tasks.TASKS[task].optimum is None
+            or not quality_peers.MODELS[model].measured_only]
+
+
+def path(out, model, task, seed):
+    """Of the file of one run."""
+    return out / 'runs' / f'{task.name}, {model.name}, {seed}.json'.replace(' ', '_')
+
+
+def stored(file, model, task, protocol):
+    """The result in a file, or `None` where there is none of these settings."""
+    if not file.exists():
+        return None
+    result = json.loads(file.read_text(encoding='utf-8'))
+    key = _key(model, task, protocol)
+    return result if {name: result.get(name) for name in key} == key else None
+
+
+def run_and_store(out, model, task, seed, protocol):
+    """Replaces the file of the run at once, so that a kill leaves none by halves."""
+    result = run(model, task, seed, protocol)
+    file = path(out, model, task, seed)
+    part = file.with_suffix('.part')
+    part.write_text(json.dumps(result, indent=1), encoding='utf-8')
+    part.replace(file)
+
+
+def run_process(arguments, model, task, seed):
+    """Runs this script for one run alone; returns why it failed, or `None`."""
+    process = subprocess.run(
+        [sys.executable, __file__, '--out', str(arguments.out), '--workers', '0',
+         '--packages', model.name, '--tasks', task.name, '--seeds', str(seed),
+         '--no-report', *['--quick'] * arguments.quick],
+        env={**os.environ, **SINGLE_THREADED}, capture_output=True, text=True,
+        check=False)
+    return process.stderr.strip().splitlines()[-1] if process.returncode else None
+
+
+def run_all(arguments, protocol):
+    """Runs what is not stored; returns name of package -> why it failed."""
+    (arguments.out / 'runs').mkdir(parents=True, exist_ok=True)
+    left = [(model, task, seed) for model, task, seed in schedule(arguments)
+            if stored(path(arguments.out, model, task, seed), model, task, protocol)
+            is None]
+    if not arguments.workers:
+        for item in left:
+            run_and_store(arguments.out, *item, protocol)
+        return {}
+    failed = {}
+    with concurrent.futures.ThreadPoolExecutor(arguments.workers) as pool, tqdm.tqdm(
+            total=len(left), desc='runs') as bar:
+        futures = {pool.submit(run_process, arguments, *item): item for item in left}
+        for future in concurrent.futures.as_completed(futures):
+            model, task, seed = futures[future]
+            bar.set_postfix_str(f'{model.name}, {task.name}, {seed}')
+            bar.update()
+            if future.result() is not None:
+                failed.setdefault(model.name, future.result())
+    return failed
+
+
+def results(arguments, protocol):
+    """All that is stored of what was asked for."""
+    found = [stored(path(arguments.out, model, task, seed), model, task, protocol)
+             for model, task, seed in schedule(arguments)]
+    return [result for result in found if result is not None]
+
+
+def _spread(values, digits=3):
+    """Mean ± standard deviation."""
+    text = f'{np.mean(values):.{digits}f}'
+    return f'{text} ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else text
+
+
+def _by_model(found, task):
+    """Name of a model -> its results of the task, by rising mean loss."""
+    groups = {}
+    for result in found:
+        if result['task'] == task.name:
+            groups.setdefault(result['model'], []).append(result)
+    return dict(sorted(groups.items(),
+                       key=lambda item: np.mean([r['loss'] for r in item[1]])))
+
+
+def _section(task, found):
+    """The table of one task."""
+    import speed
+    groups = _by_model(found, task)
+    if not groups:
+        return []
+    # Folds differ more than packages do, so differences are taken fold by fold.
+    reference = {r['seed']: r['loss']
+                 for r in groups.get(quality_peers.LinearGaussian.name, [])}
+    rows = []
+    for name, runs in groups.items():
+        losses = [r['loss'] for r in runs]
+        if task.optimum is not None:
+            quality = [_spread([r['gap'] for r in runs]), f'{np.mean(losses):.3f}',
+                       _spread([np.mean(r['c2st']) for r in runs])]
+        else:
+            differences = [r['loss'] - reference[r['seed']] for r in runs
+                           if r['seed'] in reference]
+            quality = [_spread(losses), _spread(differences) if differences else '']
+        rows.append([name, *quality, len(runs),
+                     *(f'{np.median([r[key] for r in runs]):.{digits}f}' for key, digits
+                       in [('seconds', 1), ('cpu_seconds', 1), ('epochs', 0)]),
+                     runs[0]['parameters']])
+    common = ['runs', 'fit, s', 'fit, CPU s', 'epochs', 'parameters']
+    if task.optimum is None:
+        return [f'## {task.name.capitalize()}\n', speed.table(
+            ['package', '−log q(y), held out', 'less linear Gaussian\'s', *common],
+            rows)]
+    here = next(iter(groups.values()))[0]['optimum']
+    return [f'## {task.name[0].upper()}{task.name[1:]}\n',
+            f'Optimum {task.optimum:.3f} nats; {here:.3f} on the draws that are used.\n',
+            speed.table(['package', 'gap', '−log q', 'C2ST', *common], rows)]
+
+
+def report(arguments, protocol, found, failed):
+    """Writes the tables, the numbers and the picture."""
+    import speed
+    environment = speed.environment()
+    text = '\n'.join([
+        '# Quality of learnt densities\n',
+        ', '.join(f'{key}: {value}' for key, value in environment.items()) + '.\n',
+        f'{protocol.simulations} simulations, a tenth of them for validation; gap on '
+        f'{protocol.test_draws} fresh draws; C2ST at {protocol.observations} '
+        f'observations with {protocol.samples} draws of each side; measured data in '
+        f'{tasks.NUM_FOLDS} folds. Mean ± standard deviation of runs, nats; medians of '
+        'times, on one thread, compilation included. `benchmarks/quality.py` says how, '
+        'and `quality.json` with which settings.\n',
+        *(line for task in tasks.TASKS.values() for line in _section(task, found)),
+        *(f'Not measured: {name}: {reason}\n' for name, reason in failed.items())])
+    (arguments.out / 'quality.md').write_text(text, encoding='utf-8')
+    (arguments.out / 'quality.json').write_text(json.dumps(dict(
+        environment=environment, failed=failed, runs=found), indent=1),
+        encoding='utf-8')
+    _draw(arguments.out / 'quality.png', found)
+    return text
+
+
+def _draw(file, found):
+    """A panel for each task, a point for each run, a line at the mean."""
+    import matplotlib
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+    shown = [task for task in tasks.TASKS.values() if _by_model(found, task)]
+    figure, axes = plt.subplots(
+        1, max(1, len(shown)), figsize=(1. + 3.4 * max(1, len(shown)), 3.4),
+        squeeze=False, layout='constrained')
+    for ax, task in zip(axes[0], shown):
+        key = 'loss' if task.optimum is None else 'gap'
+        for i, (name, runs) in enumerate(reversed(_by_model(found, task).items())):
+            values = [run[key] for run in runs]
+            colour = 'C3' if name == quality_peers.Ours.name else 'C0'
+            ax.plot(values, [i] * len(values), 'o', color=colour, alpha=0.5, mew=0)
+            ax.plot([np.mean(values)] * 2, [i - 0.3, i + 0.3], color=colour)
+        ax.set_yticks(range(i + 1), list(reversed(_by_model(found, task))))
+        ax.set_title(task.name)
+        ax.set_xlabel('−log q(y), held out, nats' if key == 'loss' else 'gap, nats')
+        if key == 'gap' and min(r['gap'] for r in found if 'gap' in r) > 0.:
+            ax.set_xscale('log')
+        ax.spines[['top', 'right']].set_visible(False)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
+    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('quality'),
+                        help='directory to write to')
+    parser.add_argument('--packages', nargs='+', metavar='PACKAGE',
+                        choices=list(quality_peers.MODELS),
+                        default=list(quality_peers.MODELS),
+                        help=', '.join(map(repr, quality_peers.MODELS)))
+    parser.add_argument('--tasks', nargs='+', metavar='TASK',
+                        choices=list(tasks.TASKS), default=list(tasks.TASKS),
+                        help=', '.join(map(repr, tasks.TASKS)))
+    parser.add_argument('--seeds', nargs='+', type=int, default=list(range(SEEDS)))
+    parser.add_argument('--workers', type=int, default=1,
+                        help='runs at once; 0: one after another in this process')
+    parser.add_argument('--quick', action='store_true',
+                        help='tiny sizes, to see that it runs')
+    parser.add_argument('--no-report', action='store_true', help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    protocol = QUICK if arguments.quick else Protocol()
+    failed = run_all(arguments, protocol)
+    if not arguments.no_report:
+        print(report(arguments, protocol, results(arguments, protocol), failed))
+
+
+if __name__ == '__main__':
+    main()

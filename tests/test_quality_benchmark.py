@@ -1,0 +1,175 @@
+"""The tasks of benchmarks/quality.py are what they claim; it runs in a tiny form."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip('sklearn', reason='the benchmark of quality needs scikit-learn')
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'benchmarks'))
+
+# pylint: disable=wrong-import-position
+import quality
+import quality_peers
+import tasks
+
+pytestmark = pytest.mark.filterwarnings(
+    'ignore::sklearn.exceptions.ConvergenceWarning')
+SIMULATED = [task for task in tasks.TASKS.values() if task.optimum is not None]
+each_simulated = pytest.mark.parametrize('task', SIMULATED, ids=lambda task: task.name)
+
+
+@each_simulated
+def test_optimum_is_the_mean_loss_of_the_exact_posterior(task):
+    losses = -task.log_posterior(*task.simulate(20_000, np.random.default_rng(1)))
+    error = losses.std() / math.sqrt(len(losses))
+    assert abs(losses.mean() - task.optimum) < 4. * error
+
+
+def test_optimum_of_two_moons():
+    # The crescent's entropy in closed form leaves little to chance.
+    task = tasks.TASKS['two moons']
+    rng = np.random.default_rng(2)
+    entropy = (math.log(math.pi) + np.mean(np.log(rng.normal(0.1, 0.01, 10**6)))
+               + 0.5 * math.log(2. * math.pi * math.e) + math.log(0.01))
+    log_ratios = np.log(2. * task._acceptance(task.simulate(40_000, rng)[1], 64))
+    error = log_ratios.std() / math.sqrt(len(log_ratios))
+    assert abs(entropy + log_ratios.mean() - task.optimum) < 4. * error < 0.01
+
+
+def test_optimum_of_gaussian_linear():
+    entropy = 5. * math.log(2. * math.pi * math.e * 0.05)
+    assert abs(entropy - tasks.TASKS['Gaussian linear'].optimum) < 1e-3
+
+
+@each_simulated
+def test_reference_samples_have_the_posterior_of_the_simulator(task):
+    # Ranks of the true parameter among draws given its observation are uniform
+    # (Talts et al. 2018).
+    rng = np.random.default_rng(3)
+    count, draws = 500, 9
+    theta, x = task.simulate(count, rng)
+    samples = np.stack([task.sample_posterior(row, draws, rng) for row in x])
+    for statistic in (lambda t: t[..., 0], lambda t: t[..., -1],
+                      lambda t: np.abs(t[..., 0] + t[..., 1]),
+                      lambda t: np.abs(t[..., 0] - t[..., 1])):
+        ranks = np.sum(statistic(samples) < statistic(theta)[:, None], axis=1)
+        counts = np.bincount(ranks, minlength=draws + 1)
+        expected = count / (draws + 1)
+        # 9 degrees of freedom: beyond 33 in one of 10^4.
+        assert np.sum((counts - expected)**2 / expected) < 33.
+
+
+@each_simulated
+@pytest.mark.parametrize('where', ['inside', 'at the edge'])
+def test_reference_samples_match_the_normalised_density(task, where):
+    rng = np.random.default_rng(4)
+    theta, x = task.simulate(1000, rng)
+    # There a prior with bounds cuts the posterior most.
+    size = np.max(np.abs(theta), axis=-1)
+    x = x[np.argmin(size) if where == 'inside' else np.argmax(size)]
+    samples = task.sample_posterior(x, 20_000, rng)
+    if task.event_size == 2:
+        low, high = samples.min(axis=0), samples.max(axis=0)
+        points = rng.uniform(low, high, [200_000, 2])
+        log_proposal = -np.sum(np.log(high - low))
+    else:
+        scale = 1.2 * samples.std(axis=0)
+        normal = rng.normal(size=[200_000, task.event_size])
+        points = samples.mean(axis=0) + scale * normal
+        log_proposal = np.sum(-0.5 * normal**2 - np.log(scale)
+                              - 0.5 * math.log(2. * math.pi), axis=-1)
+    weights = np.exp(task.log_posterior(points, x[None]) - log_proposal)
+    for statistic in (lambda t: np.ones(len(t)), lambda t: t[:, 0], lambda t: t[:, 1],
+                      lambda t: t[:, 0]**2, lambda t: t[:, 0] * t[:, 1]):
+        expected, got = weights * statistic(points), statistic(samples)
+        error = math.hypot(expected.std() / math.sqrt(len(expected)),
+                           got.std() / math.sqrt(len(got)))
+        assert abs(expected.mean() - got.mean()) < 4.5 * error
+
+
+@each_simulated
+def test_draws_to_test_on_are_the_same_for_every_seed(task):
+    first, second = (task.data(seed, 50, 20) for seed in (0, 1))
+    for one, other in zip(first.test, second.test):
+        np.testing.assert_array_equal(one, other)
+    assert not np.isin(first.train[0], second.train[0]).any()
+    assert not np.isin(first.test[0], first.train[0]).any()
+
+
+@pytest.mark.parametrize('name', ['diabetes', 'digits'])
+def test_folds_cover_the_table_once(name):
+    task = tasks.TASKS[name]
+    folds = [task.data(seed) for seed in range(tasks.NUM_FOLDS)]
+    table = np.concatenate(task.table(), axis=-1)
+    tested = np.concatenate([np.concatenate(fold.test, axis=-1) for fold in folds])
+    np.testing.assert_array_equal(np.sort(tested, axis=0), np.sort(table, axis=0))
+    for fold in folds:
+        rows = {tuple(row) for pair in (fold.train, fold.validation, fold.test)
+                for row in np.concatenate(pair, axis=-1)}
+        assert len(rows) == len(table)
+        assert fold.test[0].shape[1:] == (task.event_size,)
+        assert fold.test[1].shape[1:] == (task.condition_size,)
+
+
+def test_losses_are_in_the_units_of_the_targets():
+    # The right family, so standardisation undone in the wrong way would show.
+    result = quality.run(
+        quality_peers.LinearGaussian, tasks.TASKS['Gaussian linear'], 0,
+        quality.Protocol(simulations=4000, test_draws=4000, observations=1,
+                         samples=100, iterations=20))
+    assert 0. < result['gap'] < 0.05
+    assert result['c2st'][0] < 0.65
+
+
+def test_c2st_tells_apart_what_differs():
+    rng = np.random.default_rng(5)
+    one, other = rng.normal(size=[2, 200, 2])
+    assert 0.4 < quality.c2st(one, other, 100) < 0.6
+    assert quality.c2st(one, other + 5., 100) > 0.95
+
+
+def test_measured_data_are_reported():
+    task = tasks.TASKS['diabetes']
+    found = [quality.run(quality_peers.LinearGaussian, task, seed, quality.Protocol())
+             for seed in range(2)]
+    losses = [result['loss'] for result in found]
+    row = quality._section(task, found)[1].splitlines()[-1]
+    assert row.startswith(f'| linear Gaussian | {np.mean(losses):.3f} ± ')
+    assert '| 0.000 ± 0.000 | 2 |' in row
+
+
+def _run(out, *arguments):
+    # A PyTorch that is not there.
+    (out / 'torch.py').write_text('raise ImportError("not here")', encoding='utf-8')
+    path = [str(ROOT), str(out), *filter(None, [os.environ.get('PYTHONPATH')])]
+    process = subprocess.run(
+        [sys.executable, str(ROOT / 'benchmarks' / 'quality.py'), '--quick', '--out',
+         str(out), '--packages', 'tfp_conditional', 'hand-written TFP', 'zuko',
+         '--tasks', 'two moons', '--seeds', '0', *arguments],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(path)},
+        capture_output=True, text=True, check=False, timeout=600)
+    assert process.returncode == 0, process.stderr
+    return {file: file.stat().st_mtime_ns for file in (out / 'runs').iterdir()}
+
+
+def test_report_is_written_and_runs_are_not_repeated(tmp_path):
+    files = _run(tmp_path)
+    text = (tmp_path / 'quality.md').read_text(encoding='utf-8')
+    raw = json.loads((tmp_path / 'quality.json').read_text(encoding='utf-8'))
+    for name in ('tfp_conditional', 'hand-written TFP'):
+        assert f'| {name} |' in text.split('## Two moons')[1]
+    assert 'Not measured: zuko: ImportError: not here' in text
+    assert (tmp_path / 'quality.png').stat().st_size > 10_000
+    assert len(files) == len(raw['runs']) == 2
+    for run in raw['runs']:
+        assert np.isfinite([run['gap'], run['seconds'], *run['c2st']]).all()
+        assert run['parameters'] > 0
+    assert _run(tmp_path, '--no-report') == files

@@ -1,0 +1,124 @@
+"""`ConditionalEmbedding`: a network between structured conditions and a flow."""
+
+import tensorflow as tf
+
+from tfp_conditional import bijector as bijector_lib
+from tfp_conditional import chain
+from tfp_conditional import networks
+from tfp_conditional.one_pass import FORWARD, INVERSE
+
+
+class ConditionalEmbedding(bijector_lib.ConditionalBijector):
+    """A conditional bijector given `embedding(conditions)` for its conditions.
+
+    ```none
+    y = g(x; embedding(c))
+    ```
+
+    The embedding runs once in a pass, whatever the number of layers in g, and once
+    for each condition, whatever the number of samples. Its variables are this
+    bijector's: it is trained with the flow.
+
+    #### Example
+
+    ```python
+    import tensorflow as tf
+    import tf_keras
+    import tfp_conditional as tfpc
+
+    network = tf_keras.Sequential([
+        tf_keras.layers.Conv2D(4, 3, strides=2, activation='relu'),
+        tf_keras.layers.Flatten(), tf_keras.layers.Dense(16)])
+    flow = tfpc.ConditionalEmbedding(
+        tfpc.ConditionalRealNVP(event_size=2, condition_size=16), network,
+        condition_size=tf.TensorSpec([8, 8, 1], tf.float32))
+    y = flow.forward(tf.ones([5, 2]), conditions=tf.zeros([5, 8, 8, 1]))
+    samples = flow.condition(tf.zeros([5, 8, 8, 1])).forward(tf.ones([100, 5, 2]))
+    ```
+    """
+
+    def __init__(self, bijector, embedding, condition_size, name=None):
+        """Constructs the bijector, and runs the embedding once, on zeros.
+
+        Args:
+          bijector: `ConditionalBijector` g, whose `validate_args` this has too.
+          embedding: a callable, `tf.Module` or Keras model from conditions with one
+            batch axis, `[B, ...]`, to the conditions of g with one, `[B, S]` or a
+            nest. Conditions of other batch shapes are reshaped for it.
+          condition_size: structure of its conditions: `int` S for vectors,
+            `tf.TensorSpec(shape, dtype)` for images, sequences (of unknown length:
+            `None`), integers and so on; or a nest of these.
+          name: `str`; default that of g and `_embedded`.
+
+        Raises:
+          TypeError, ValueError: for a `bijector` that is none, an `embedding` that
+            returns what g does not take.
+        """
+        parameters = dict(locals())
+        if not isinstance(bijector, bijector_lib.ConditionalBijector):
+            raise TypeError('`bijector` must be a ConditionalBijector; got '
+                            f'{type(bijector).__name__}.')
+        if not callable(embedding):
+            raise TypeError('`embedding` must be a callable, such as a tf.Module or '
+                            f'a Keras model; got {type(embedding).__name__}.')
+        super().__init__(
+            bijector.event_size, condition_size,
+            output_event_size=bijector._output_event_size, dtype=bijector.dtype,
+            is_constant_jacobian=bijector.is_constant_jacobian,
+            validate_args=bijector.validate_args, parameters=parameters,
+            name=name or f'{bijector.name}_embedded')
+        self._bijector, self._embedding = bijector, embedding
+        self._untracked_variables = networks.untracked(
+            self, lambda: self._embed(self._condition_spec.example()))
+
+    @property
+    def bijector(self):
+        """The bijector g."""
+        return self._bijector
+
+    @property
+    def embedding(self):
+        """The network."""
+        return self._embedding
+
+    @property
+    def adapted(self):
+        """`bool`, whether nothing is left that `adapt` would change."""
+        return chain.adapted(self._bijector)
+
+    def adapt(self, y, conditions=None):
+        """Lets g learn from data; see `ConditionalChain.adapt`."""
+        y, conditions = chain.check_data(self, y, conditions)
+        chain.adapt(self._bijector, y, self._embed(conditions))
+
+    def _forward_and_log_det(self, x, conditions):
+        return self._bijector._pass(FORWARD, x, self._embed(conditions))
+
+    def _inverse_and_log_det(self, y, conditions):
+        return self._bijector._pass(INVERSE, y, self._embed(conditions))
+
+    def _embed(self, conditions):
+        """Checked conditions `[..., *shape]` -> those of g, `[..., S]`."""
+        spec = self._condition_spec
+        batch = spec.batch_shape(conditions)
+        flat = conditions
+        if batch.rank != 1:
+            shape = spec.batch_shape_tensor(conditions)
+            flat = tf.nest.map_structure(
+                lambda leaf: tf.ensure_shape(
+                    tf.reshape(leaf, tf.concat(
+                        [[-1], tf.shape(leaf)[batch.rank:]], 0)),
+                    [batch.num_elements(), *leaf.shape[batch.rank:]]), conditions)
+        inner = self._bijector._condition_spec
+        try:
+            result = inner.check(self._embedding(flat), self._bijector.name)
+        except (TypeError, ValueError) as error:
+            raise type(error)('`embedding` must return conditions of '
+                              f'{self._bijector.name!r}: {error}') from error
+        return result if batch.rank == 1 else tf.nest.map_structure(
+            lambda leaf: tf.ensure_shape(
+                tf.reshape(leaf, tf.concat([shape, tf.shape(leaf)[1:]], 0)),
+                [*batch, *leaf.shape[1:]]), result)
+
+    def __deepcopy__(self, memo):
+        return networks.copy_owner(self, memo, 'embedding')
