@@ -3,14 +3,14 @@
     python benchmarks/quality.py --out DIR --workers 2
 
 fits each package's flow to simulations of known optimum and to measured data, five
-times each, and writes `DIR/quality.md` (tables), `DIR/quality.json` (the raw numbers)
-and `DIR/quality.png`. Every run is a process of its own, of one thread, and leaves a
-file in `DIR/runs`: what is there already is not run again, so an interrupted run goes
-on where it was. Remove the files of a package whose code changed; changed settings
-are noticed. A package that is missing is reported.
+times each, and writes `DIR/quality.md` (tables), `DIR/quality.json` (the raw
+numbers) and `DIR/quality.png`. Every run is a process of its own, of one thread, and
+leaves a file in `DIR/runs`: what is there already is not run again, so a run that
+was cut goes on where it was. Remove the files of a package whose code changed; new
+settings are noticed. A package that is missing is reported.
 
-The gap is the mean of -log q(theta | x) less that of -log p(theta | x), over the same
-fresh draws, which are the same for all runs: a KL divergence in nats, 0 for the exact
+The gap is the mean of -log q(theta | x) less that of -log p(theta | x), over fresh
+draws that are the same for all runs: a KL divergence in nats, 0 for the exact
 posterior. C2ST is the accuracy with which a classifier tells draws from q and from p
 apart at given observations (Lueckmann et al. 2021): 0.5 at best and 1 at worst.
 """
@@ -88,7 +88,8 @@ def run(model, task, seed, protocol):
     if task.optimum is not None:
         optimum = -float(np.mean(task.log_posterior(*data.test)))
         result.update(optimum=optimum, gap=result['loss'] - optimum, c2st=[
-            _c2st_at(fitted, task, i, data.test[1][i], test[1][i], mean, scale, protocol)
+            _c2st_at(fitted, task, i, data.test[1][i], test[1][i], mean, scale,
+                     protocol)
             for i in range(protocol.observations)])
     return result
 
@@ -115,7 +116,8 @@ def merged(settings, overrides):
 def _key(model, task, protocol):
     """What must be equal for a result to be used again, as JSON gives it back."""
     return json.loads(json.dumps(dict(
-        protocol=dataclasses.asdict(protocol), settings=settings(model, task, protocol),
+        protocol=dataclasses.asdict(protocol),
+        settings=settings(model, task, protocol),
         standardises=model.standardises)))
 
 
@@ -127,7 +129,8 @@ def _chunks(count, size=5000):
 
 def _c2st_at(fitted, task, index, observation, standardised, mean, scale, protocol):
     count = protocol.samples
-    exact = task.sample_posterior(observation, count, np.random.default_rng([index, 2]))
+    exact = task.sample_posterior(observation, count,
+                                  np.random.default_rng([index, 2]))
     return c2st(exact, mean + scale * fitted.sample(standardised, count),
                 protocol.iterations)
 
@@ -143,8 +146,8 @@ def c2st(reference, samples, iterations=1000, seed=1):
     if not np.all(np.isfinite(x)):
         return 1.
     classifier = neural_network.MLPClassifier(
-        (10 * x.shape[1],) * 2, activation='relu', solver='adam', max_iter=iterations,
-        random_state=seed)
+        (10 * x.shape[1],) * 2, activation='relu', solver='adam',
+        max_iter=iterations, random_state=seed)
     return float(np.mean(model_selection.cross_val_score(
         classifier, x, np.repeat([0, 1], [len(reference), len(samples)]),
         cv=model_selection.KFold(5, shuffle=True, random_state=seed))))
@@ -226,7 +229,9 @@ def results(arguments, protocol):
 def _spread(values, digits=3):
     """Mean ± standard deviation."""
     text = f'{np.mean(values):.{digits}f}'
-    return f'{text} ± {np.std(values, ddof=1):.{digits}f}' if len(values) > 1 else text
+    if len(values) > 1:
+        text += f' ± {np.std(values, ddof=1):.{digits}f}'
+    return text
 
 
 def _by_model(found, task):
@@ -259,7 +264,8 @@ def _section(task, found):
                            if r['seed'] in reference]
             quality = [_spread(losses), _spread(differences) if differences else '']
         rows.append([name, *quality, len(runs),
-                     *(f'{np.median([r[key] for r in runs]):.{digits}f}' for key, digits
+                     *(f'{np.median([r[key] for r in runs]):.{digits}f}'
+                       for key, digits
                        in [('seconds', 1), ('cpu_seconds', 1), ('epochs', 0)]),
                      runs[0]['parameters']])
     common = ['runs', 'fit, s', 'fit, CPU s', 'epochs', 'parameters']
@@ -284,8 +290,8 @@ def report(arguments, protocol, found, failed):
         f'{protocol.test_draws} fresh draws; C2ST at {protocol.observations} '
         f'observations with {protocol.samples} draws of each side; measured data in '
         f'{tasks.NUM_FOLDS} folds. Mean ± standard deviation of runs, nats; medians of '
-        'times, on one thread, compilation included. `benchmarks/quality.py` says how, '
-        'and `quality.json` with which settings.\n',
+        'times, on one thread, compilation included. `benchmarks/quality.py` says '
+        'how, and `quality.json` with which settings.\n',
         *(line for task in tasks.TASKS.values() for line in _section(task, found)),
         *(f'Not measured: {name}: {reason}\n' for name, reason in failed.items())])
     (arguments.out / 'quality.md').write_text(text, encoding='utf-8')
@@ -314,7 +320,8 @@ def _draw(file, found):
             ax.plot([np.mean(values)] * 2, [i - 0.3, i + 0.3], color=colour)
         ax.set_yticks(range(i + 1), list(reversed(_by_model(found, task))))
         ax.set_title(task.name)
-        ax.set_xlabel('−log q(y), held out, nats' if key == 'loss' else 'gap, nats')
+        ax.set_xlabel('−log q(y), held out, nats' if key == 'loss' else
+                      'gap, nats')
         if key == 'gap' and min(r['gap'] for r in found if 'gap' in r) > 0.:
             ax.set_xscale('log')
         ax.spines[['top', 'right']].set_visible(False)

@@ -1,8 +1,8 @@
 """Conditional densities in several packages, behind one interface.
 
 A `Model` is constructed for sizes D and S and fitted to rows. Its class attribute
-`settings` holds all that was chosen for it, by a search on seed 0 of the simulated
-tasks. `load` raises `ImportError` where the package is missing.
+`settings` holds all that was chosen for it, where a search was made by seed 0 of the
+simulated tasks. `load` raises `ImportError` where the package is missing.
 """
 
 import math
@@ -46,6 +46,8 @@ class Model:
 # the epoch of least validation loss.
 TRAINING = dict(epochs=60, patience=20, batch_size=128, learning_rate=1e-3,
                 weight_decay=1e-4, clip_norm=5.)
+# What overfits soon.
+SHORT = dict(epochs=8, batch_size=256, learning_rate=1e-3, weight_decay=0.1)
 
 
 class _Trained(Model):
@@ -148,8 +150,11 @@ class Zuko(_Torch):
     """`zuko.flows.NSF`."""
 
     name = 'zuko'
-    settings = dict(transforms=5, hidden_features=(64, 64), bins=8, randperm=True,
-                    training=TRAINING)
+    settings = dict(
+        transforms=5, hidden_features=(128, 128), bins=8, randperm=True,
+        training=dict(TRAINING, epochs=40, batch_size=256, learning_rate=5e-3))
+    tuned = {'Gaussian mixture': dict(training=dict(learning_rate=2e-3)),
+             'Gaussian linear': dict(transforms=3, training=SHORT)}
 
     @classmethod
     def load(cls):
@@ -174,22 +179,27 @@ class ZukoDefaults(Zuko):
 
     name = 'zuko, its defaults'
     settings = dict(training=TRAINING)
+    tuned = {}
 
 
 class NFlows(_Torch):
-    """nflows' neural splines, with a permutation and a linear map after each."""
+    """nflows' spline couplings, with a permutation and a linear map after each."""
 
     name = 'nflows'
-    settings = dict(autoregressive=False, layers=5, hidden_features=50, blocks=2,
-                    bins=10, tail_bound=3., dropout=0., training=TRAINING)
+    settings = dict(
+        layers=5, hidden_features=128, blocks=2, bins=10, tail_bound=3., dropout=0.,
+        training=dict(TRAINING, epochs=40, batch_size=256, learning_rate=2e-3))
+    tuned = {'Gaussian mixture': dict(hidden_features=64),
+             'Gaussian linear': dict(hidden_features=50, dropout=0.2,
+                                     training=dict(SHORT, epochs=15))}
 
     @classmethod
     def load(cls):
         super().load()
         import nflows.flows  # pylint: disable=unused-import
 
-    def build(self, event_size, condition_size, seed, autoregressive, layers, blocks,
-              hidden_features, bins, tail_bound, dropout):
+    def build(self, event_size, condition_size, seed, layers, hidden_features,
+              blocks, bins, tail_bound, dropout):
         import torch
         from nflows import flows, transforms
         from nflows.distributions.normal import StandardNormal
@@ -203,11 +213,6 @@ class NFlows(_Torch):
                 num_blocks=blocks, dropout_probability=dropout)
 
         def spline(i):
-            if autoregressive:
-                return (
-                    transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
-                        event_size, hidden_features, condition_size, num_blocks=blocks,
-                        dropout_probability=dropout, **splines))
             # A mask marks what is transformed, which a single unit always is.
             mask = (np.arange(event_size) + i) % 2 if event_size > 1 else np.ones(1)
             return transforms.PiecewiseRationalQuadraticCouplingTransform(
@@ -233,8 +238,10 @@ class NormFlows(_Torch):
     """normflows' autoregressive neural splines with a linear map between."""
 
     name = 'normflows'
-    settings = dict(layers=5, hidden_features=64, blocks=2, bins=8, tail_bound=3.,
-                    dropout=0., training=TRAINING)
+    settings = dict(
+        layers=5, hidden_features=128, blocks=2, bins=8, tail_bound=3., dropout=0.,
+        training=dict(TRAINING, epochs=40, batch_size=256, learning_rate=2e-3))
+    tuned = {'Gaussian linear': dict(layers=3, training=SHORT)}
 
     @classmethod
     def load(cls):
@@ -268,8 +275,11 @@ class FlowJAX(Model):
     """FlowJAX's masked autoregressive splines, by its own `fit_to_data`."""
 
     name = 'FlowJAX'
-    settings = dict(flow='masked_autoregressive_flow', knots=8, interval=4.,
-                    flow_layers=5, nn_width=64, nn_depth=2, training=TRAINING)
+    settings = dict(
+        flow='masked_autoregressive_flow', knots=8, interval=4., flow_layers=5,
+        nn_width=128, nn_depth=2,
+        training=dict(TRAINING, epochs=40, batch_size=256, learning_rate=5e-3))
+    tuned = {'Gaussian linear': dict(flow_layers=3, training=SHORT)}
 
     @classmethod
     def load(cls):
@@ -435,7 +445,7 @@ class HandWrittenTFP(_TensorFlow):
 
 
 def _spline(network, bins, bound, least=1e-3):
-    """A `bijector_fn` of splines on [-bound, bound], the identity for parameters 0."""
+    """A `bijector_fn` of splines on [-bound, bound]; parameters 0: the identity."""
     import tensorflow as tf
     import tensorflow_probability as tfp
 
@@ -511,7 +521,8 @@ class LinearGaussian(Model):
                                + event_size * (event_size + 1) // 2)
 
     def fit(self, train, validation):
-        y, c = (np.concatenate(pair).astype(float) for pair in zip(train, validation))
+        y, c = (np.concatenate(pair).astype(float)
+                for pair in zip(train, validation))
         self._weights = np.linalg.lstsq(self._inputs(c), y, rcond=None)[0]
         rest = y - self._inputs(c) @ self._weights
         self._scale = np.linalg.cholesky(rest.T @ rest / len(y))
@@ -532,25 +543,23 @@ class LinearGaussian(Model):
 
 
 class Ours(Model):
-    """This package: its flow, and its `fit`."""
+    """This package: `conditional_density` and `fit`."""
 
     name = 'tfp_conditional'
-    settings = dict(flow=dict(transformer='rational_quadratic'),
-                    training=dict(epochs=60, batch_size=256, patience=20))
-    quick = dict(flow=dict(num_coupling_layers=2))
+    standardises = True
+    settings = dict(flow={}, training=dict(
+        epochs=120, batch_size=512, learning_rate=5e-3, weight_decay=0.1,
+        ema_decay=0.99, patience=30, jit_compile=True))
+    quick = dict(flow=dict(num_coupling_layers=2), training=dict(jit_compile=False))
 
     @classmethod
     def load(cls):
         import tfp_conditional  # pylint: disable=unused-import
 
     def __init__(self, event_size, condition_size, seed, flow, training):
-        import tensorflow as tf
-        import tensorflow_probability as tfp
         import tfp_conditional as tfpc
-        tfd = tfp.distributions
-        flow = tfpc.ConditionalRealNVP(event_size, condition_size, seed=seed, **flow)
-        self._dist = tfd.TransformedDistribution(
-            tfd.Independent(tfd.Normal(tf.zeros(event_size), 1.), 1), flow)
+        self._dist = tfpc.conditional_density(event_size, condition_size, seed=seed,
+                                              **flow)
         self._training = dict(training, seed=seed)
 
     def fit(self, train, validation):
@@ -569,7 +578,8 @@ class Ours(Model):
             y, bijector_kwargs={'conditions': c}))(y, c).numpy()
 
     def sample(self, c, n):
-        return self._dist.sample(n, bijector_kwargs={'conditions': c}, seed=0).numpy()
+        return self._dist.sample(
+            n, bijector_kwargs={'conditions': c}, seed=0).numpy()
 
 
 MODELS = {model.name: model for model in (

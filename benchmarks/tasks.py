@@ -7,8 +7,7 @@ ships with scikit-learn, cut into folds. All arrays are float64; densities are i
 nats.
 
 Two moons, the Gaussian mixture and the Gaussian linear task are those of Lueckmann
-et al., "Benchmarking Simulation-Based Inference", 2021, with two moons' uniform angle
-and the mixture's two scales as there.
+et al., "Benchmarking Simulation-Based Inference", 2021.
 """
 
 import dataclasses
@@ -103,7 +102,7 @@ class TwoMoons(Simulated):
         log_likelihood = (
             -0.5 * ((signed - self._mean) / self._scale)**2 - 0.5 * _LOG_2PI
             - math.log(self._scale) - math.log(np.pi) - np.log(radius))
-        # Each crescent point of the half plane stands for two thetas, of density 1/4.
+        # Each point of a crescent stands for two thetas, of density 1/4.
         inside = np.all(np.abs(theta) <= 1., axis=-1)
         return np.where(inside, log_likelihood - np.log(2. * self._acceptance(x)),
                         -np.inf)
@@ -111,7 +110,7 @@ class TwoMoons(Simulated):
     def _acceptance(self, x, nodes=512):
         """P(a crescent point has two thetas in the box), for each row of `x`.
 
-        They are across = ±(p_1 - x_1 + 1/4) and along = x_2 - p_2, and lie in the box
+        They are across = ±(p_1 - x_1 + 1/4) and along = x_2 - p_2, and lie in it
         where 0 <= |across| and |across| + |along| <= sqrt(2): bounds on r at each a,
         so the integral over r is exact and that over a a midpoint rule.
         """
@@ -138,7 +137,8 @@ class TwoMoons(Simulated):
             across = first - x[0] + self._shift
             along = x[1] - second
             good = (across >= 0.) & (across + np.abs(along) <= math.sqrt(2.))
-            across, along = (across * rng.choice([-1., 1.], 4 * n))[good], along[good]
+            across *= rng.choice([-1., 1.], 4 * n)
+            across, along = across[good], along[good]
             draws.append(np.stack([across - along, across + along], axis=-1)
                          / math.sqrt(2.))
         return np.concatenate(draws)[:n]
@@ -154,7 +154,8 @@ class GaussianMixture(Simulated):
 
     def simulate(self, n, rng):
         theta = rng.uniform(-self._bound, self._bound, [n, 2])
-        return theta, theta + rng.choice(self._scales, [n, 1]) * rng.normal(size=[n, 2])
+        noise = rng.choice(self._scales, [n, 1]) * rng.normal(size=[n, 2])
+        return theta, theta + noise
 
     def _edges(self, x):
         """Of each coordinate and component, in its standard deviations."""
@@ -162,7 +163,7 @@ class GaussianMixture(Simulated):
         return (-self._bound - x) / self._scales, (self._bound - x) / self._scales
 
     def _weights(self, x):
-        """The probability that x leaves to the box under each component, [..., 2]."""
+        """The probability of the box under each component around x, [..., 2]."""
         # Reflected to the side where the difference of tails is exact.
         low, high = self._edges(np.abs(x))
         return np.prod(special.ndtr(high) - special.ndtr(low), axis=-2)
@@ -187,7 +188,7 @@ class GaussianMixture(Simulated):
 
 
 class GaussianLinear(Simulated):
-    """theta ~ N(0, 0.1 I), x ~ N(theta, 0.1 I), so p(theta | x) = N(x / 2, 0.05 I)."""
+    """theta ~ N(0, 0.1 I), x ~ N(theta, 0.1 I); p(theta | x) = N(x / 2, 0.05 I)."""
 
     name = 'Gaussian linear'
     event_size = condition_size = 10
@@ -245,7 +246,7 @@ class Measured:
 
 
 class Diabetes(Measured):
-    """Progression of diabetes after a year, in standard deviations, given ten others.
+    """Progression of diabetes in a year, in standard deviations, given ten others.
 
     Efron et al., "Least Angle Regression", 2004: 442 patients.
     """

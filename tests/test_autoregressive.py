@@ -29,7 +29,8 @@ def _layer(event_size=D, order=None, hidden_layers=(7, 9), activation='tanh',
     return flows.perturb(layer, 1, scale)
 
 
-def _flow(event_size=D, num_layers=2, hidden_layers=(8,), dtype=tf.float64, **kwargs):
+def _flow(event_size=D, num_layers=2, hidden_layers=(8,), dtype=tf.float64,
+          **kwargs):
     return autoregressive.ConditionalMaskedAutoregressiveFlow(
         event_size, S, num_layers, hidden_layers, 'tanh', dtype=dtype, seed=0,
         **kwargs)

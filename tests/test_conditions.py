@@ -94,3 +94,10 @@ def test_condition_is_a_stock_citizen():
     np.testing.assert_allclose(given[1].forward(X[1]), given.forward(X)[1],
                                rtol=1e-12)
     np.testing.assert_array_equal(given[1:3].conditions, c[1:3])
+
+
+def test_log_det_has_the_batch_shape_of_the_events_in_every_mode():
+    layer = tfpc.ConditionalElementwise(1, 3, (4,), seed=0)
+    x, c = tf.ones([5, 1]), tf.ones([1, 3])
+    call = lambda: layer.forward_and_log_det(x, conditions=c)[1]
+    assert call().shape == tf.function(call)().shape == [5]

@@ -328,7 +328,8 @@ def test_the_example_prints_and_draws(example, tmp_path, capsys, monkeypatch):
                   '--posterior-samples', '50'])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == '800 simulations' and lines[7] == '10 simulations'
-    assert [line.split()[-1] for line in lines if 'one datum' in line] == ['1.000'] * 2
+    accuracies = [line.split()[-1] for line in lines if 'one datum' in line]
+    assert accuracies == ['1.000'] * 2
     for line in [*lines[1:6], *lines[8:13]]:
         assert 0 <= float(line.rpartition('p = ')[2]) <= 1
     for name in ('posterior', 'corner', 'calibration'):

@@ -23,7 +23,8 @@ import tasks
 pytestmark = pytest.mark.filterwarnings(
     'ignore::sklearn.exceptions.ConvergenceWarning')
 SIMULATED = [task for task in tasks.TASKS.values() if task.optimum is not None]
-each_simulated = pytest.mark.parametrize('task', SIMULATED, ids=lambda task: task.name)
+each_simulated = pytest.mark.parametrize('task', SIMULATED,
+                                         ids=lambda task: task.name)
 
 
 @each_simulated
@@ -87,8 +88,9 @@ def test_reference_samples_match_the_normalised_density(task, where):
         log_proposal = np.sum(-0.5 * normal**2 - np.log(scale)
                               - 0.5 * math.log(2. * math.pi), axis=-1)
     weights = np.exp(task.log_posterior(points, x[None]) - log_proposal)
-    for statistic in (lambda t: np.ones(len(t)), lambda t: t[:, 0], lambda t: t[:, 1],
-                      lambda t: t[:, 0]**2, lambda t: t[:, 0] * t[:, 1]):
+    for statistic in (lambda t: np.ones(len(t)), lambda t: t[:, 0],
+                      lambda t: t[:, 1], lambda t: t[:, 0]**2,
+                      lambda t: t[:, 0] * t[:, 1]):
         expected, got = weights * statistic(points), statistic(samples)
         error = math.hypot(expected.std() / math.sqrt(len(expected)),
                            got.std() / math.sqrt(len(got)))
@@ -138,8 +140,8 @@ def test_c2st_tells_apart_what_differs():
 
 def test_measured_data_are_reported():
     task = tasks.TASKS['diabetes']
-    found = [quality.run(quality_peers.LinearGaussian, task, seed, quality.Protocol())
-             for seed in range(2)]
+    found = [quality.run(quality_peers.LinearGaussian, task, seed,
+                         quality.Protocol()) for seed in range(2)]
     losses = [result['loss'] for result in found]
     row = quality._section(task, found)[1].splitlines()[-1]
     assert row.startswith(f'| linear Gaussian | {np.mean(losses):.3f} ± ')

@@ -86,7 +86,7 @@ class conditional_real_nvp_template(tf.Module):  # pylint: disable=invalid-name
             self._conditioner = networks.MLPNetwork(
                 input_size, spec,
                 self._output_units * self._transformer.num_parameters,
-                self._hidden_layers, self._activation, self._seed)
+                self._hidden_layers, self._activation, seed=self._seed)
 
     def __call__(self, x, output_units, conditions=None):
         """Returns `shift` and `log_scale` (`None` if `shift_only`).
