@@ -10,7 +10,7 @@ must give the same numbers. A package that is missing is reported.
 
 Every round calls each implementation in turn, in an order shuffled anew, so that
 whatever else the machine does falls on all alike. A median is that of the rounds'.
-Measure on an idle machine; two cores take about twelve minutes, `main` about four.
+Measure on an idle machine; two cores take about eighteen minutes.
 """
 
 import os
