@@ -1,11 +1,9 @@
 """`exportable`: a distribution as a module that a SavedModel keeps whole."""
 
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_conditional import bijector as bijector_lib
-
-tfd = tfp.distributions
+from tfp_conditional import density
 
 
 class exportable(tf.Module):  # pylint: disable=invalid-name
@@ -60,21 +58,21 @@ class exportable(tf.Module):  # pylint: disable=invalid-name
                             f'{type(distribution).__name__} of '
                             f'{type(flow).__name__}.')
         super().__init__(name=name)
-        self._base, self._flow = distribution.distribution, flow
+        self._distribution, self._flow = distribution, flow
         conditions = flow._condition_spec.signature([None])
         n = tf.TensorSpec([], tf.int32)
 
-        def given(conditions):
-            return tfd.TransformedDistribution(self._base, flow.condition(conditions))
-
         self.sample = tf.function(
-            lambda n, conditions: given(conditions).sample(n),
+            lambda n, conditions: density.given(
+                self._distribution, conditions).sample(n),
             input_signature=[n, conditions], autograph=False)
         self.sample_and_log_prob = tf.function(
-            lambda n, conditions: given(conditions).experimental_sample_and_log_prob(n),
+            lambda n, conditions: density.given(
+                self._distribution, conditions).experimental_sample_and_log_prob(n),
             input_signature=[n, conditions], autograph=False)
         self.log_prob = tf.function(
-            lambda events, conditions: given(conditions).log_prob(events),
+            lambda events, conditions: density.given(
+                self._distribution, conditions).log_prob(events),
             autograph=False)
         self.forward = tf.function(
             lambda latents, conditions: flow.forward(latents, conditions=conditions),
