@@ -118,7 +118,8 @@ def test_a_step_is_adam_with_decoupled_decay():
                     dist=flows.dist(flows.flow()))
     dist = flows.dist(flows.flow())
     variables = dist.trainable_variables
-    optimizer = tf_keras.optimizers.AdamW(1e-2, weight_decay=.5, jit_compile=False)
+    optimizer = tf_keras.optimizers.AdamW(1e-2, weight_decay=.5, beta_2=.99,
+                                           jit_compile=False)
     optimizer.exclude_from_weight_decay([v for v in variables if v.shape.rank < 2])
     with tf.GradientTape() as tape:
         loss = -tf.reduce_mean(dist.log_prob(Y, **flows.given(tf.constant(C))))

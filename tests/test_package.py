@@ -14,7 +14,7 @@ ROOT = pathlib.Path(tfpc.__file__).parent
 
 # Each module may import those before it, never one after it.
 ORDER = ['_version', '_tfp', 'one_pass', 'conditions', 'dropout', 'bijector',
-         'transformers', 'spline', 'networks', 'coupling', 'mixing', 'chain',
+         'transformers', 'spline', 'networks', 'coupling', 'mixing', 'bounds', 'chain',
          'real_nvp', 'autoregressive', 'standardize', 'embedding', 'support', 'density',
          'template', 'export', 'fit', 'calibration', 'plot', 'testing', 'keras']
 
@@ -23,7 +23,7 @@ PUBLIC = {
     'ConditionalBijector', 'ConditionalChain', 'ConditionalCoupling',
     'ConditionalElementwise', 'ConditionalEmbedding',
     'ConditionalMaskedAutoregressiveFlow', 'ConditionalRealNVP', 'InvertibleLinear',
-    'MLP', 'RationalQuadratic', 'ResidualNetwork', 'Standardized', 'Transformer',
+    'MLP', 'RationalQuadratic', 'ResidualNetwork', 'SoftBounds', 'Standardized', 'Transformer',
     'conditional_density', 'conditional_real_nvp_template', 'exportable', 'fit',
     'given', 'support_bijector', 'training',
 }

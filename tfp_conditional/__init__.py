@@ -4,6 +4,7 @@ from tfp_conditional._version import __version__
 from tfp_conditional.autoregressive import ConditionalAutoregressive
 from tfp_conditional.autoregressive import ConditionalMaskedAutoregressiveFlow
 from tfp_conditional.bijector import ConditionalBijector
+from tfp_conditional.bounds import SoftBounds
 from tfp_conditional.chain import ConditionalChain
 from tfp_conditional.coupling import ConditionalCoupling
 from tfp_conditional.coupling import ConditionalElementwise
@@ -42,6 +43,7 @@ __all__ = [
     'MLP',
     'RationalQuadratic',
     'ResidualNetwork',
+    'SoftBounds',
     'Standardized',
     'Transformer',
     'conditional_density',

@@ -4,6 +4,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional import bijector as bijector_lib
+from tfp_conditional import bounds
 from tfp_conditional import chain
 from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import embedding as embedding_lib
@@ -80,8 +81,8 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
     flow = standardize.Standardized(flow, linear=embedding is None)
     if embedding is not None:
         flow = embedding_lib.ConditionalEmbedding(flow, embedding, condition_size)
-    if support is not None:
-        flow = chain.ConditionalChain([support, flow], validate_args=validate_args)
+    outer = bounds.SoftBounds(event_size, dtype) if support is None else support
+    flow = chain.ConditionalChain([outer, flow], validate_args=validate_args)
     base = tfd.Independent(tfd.Normal(tf.zeros(inner_size, dtype),
                                       tf.ones(inner_size, dtype)), 1)
     return tfd.TransformedDistribution(base, flow, name=name)

@@ -148,27 +148,35 @@ class _Run:
         self.settings, self.entropy, self.strategy = settings, entropy, strategy
         self.variables = list(dist.trainable_variables)
         self.steps = _num_steps(train, settings['batch_size'])
+        # The default optimizer updates one vector, not each variable: a fraction of
+        # the operations, for TensorFlow to run or XLA to compile. One of the user's
+        # may know variables by name.
+        self.layout = _Separate(self.variables) if optimizer else _Flat(
+            self.variables)
         self.optimizer, self.decay = (optimizer, None) if optimizer else _adam(
             settings, self.steps)
         self.count = tf.Variable(0, dtype=tf.int64, trainable=False)
         if optimizer is not None:
             self.settings = {k: v for k, v in settings.items() if k != 'epochs'}
-        self.optimizer.build(self.variables)
+        self.optimizer.build(self.layout.variables)
         self.averages = [] if settings['ema_decay'] is None else [
-            tf.Variable(v, trainable=False) for v in self.variables]
+            tf.Variable(v, trainable=False)
+            for v in self.layout.pack(self.variables)]
         # What `adapt` learns.
         self.statistics = list(dist.non_trainable_variables)
         self.best, self.initial_loss = None, None
         self.history = {'epoch': [], 'loss': []}
         if validation is not None:
             self.history['val_loss'] = []
+        # XLA takes seconds to compile: only what runs often is worth them. A partial
+        # is no function that TF counts the traces of over all fits.
         self._epoch, self._batch, self._sum, self._replicas, self._copy = [
-            # A partial is no function that TF counts the traces of over all fits.
             tf.function(functools.partial(function), autograph=False,
-                        reduce_retracing=True,
-                        jit_compile=settings['jit_compile'] or None)
-            for function in (self._loop, self._step, self._sum_log_prob,
-                             self._per_replica, self._copies)]
+                        reduce_retracing=True, jit_compile=jit_compile or None)
+            for function, jit_compile in [
+                (self._loop, settings['jit_compile']),
+                (self._step, settings['jit_compile']), (self._sum_log_prob, False),
+                (self._per_replica, False), (self._copies, False)]]
 
     def start(self):
         """What comes before the first epoch."""
@@ -191,7 +199,11 @@ class _Run:
             batches = [_rows(self.train, np.sort(rows))]
         for targets, conditions in map(_pair, batches):
             chain.adapt(flow, targets, _or_none(conditions))
-        _assign(self.averages, _values(self.variables))
+        _assign(self.averages, _values(self.layout.pack(self.variables)))
+
+    def _averages(self):
+        return _values(self.layout.unpack(
+            [tf.convert_to_tensor(average) for average in self.averages]))
 
     def train_epoch(self):
         """One pass through the data, the validation, and the history of both."""
@@ -210,7 +222,8 @@ class _Run:
         if self.validation is not None:
             self.history['val_loss'].append(self._validate())
             if epoch == self._best_epoch():
-                self.best = _values(self.averages or self.variables)
+                self.best = (self._averages() if self.averages
+                             else _values(self.variables))
 
     def _array_epoch(self, rng, seed, start):
         replicas = self.strategy.num_replicas_in_sync
@@ -301,7 +314,7 @@ class _Run:
             loss = -tf.reduce_mean(self._log_prob(targets, conditions)) / count
         gradients = tape.gradient(loss, self.variables)
         _check_variables(self.variables, gradients, tape.watched_variables(), count)
-        both = [loss, *map(tf.convert_to_tensor, gradients)]
+        both = [loss, *self.layout.pack(gradients)]
         if count > 1:
             both = context.all_reduce(tf.distribute.ReduceOp.SUM, both)
         return both[0], both[1:]
@@ -314,19 +327,20 @@ class _Run:
         if clip is not None:
             scale *= clip / tf.maximum(norm, clip)
         self.count.assign_add(tf.cast(one, self.count.dtype))
+        variables = self.layout.read()
         if self.decay is not None:
             rate = self.decay(self.optimizer.iterations) * tf.cast(one, tf.float32)
-            for variable in self.variables:
-                if variable.shape.rank > 1:   # A bias has no reason to be 0.
-                    self.strategy.extended.update(
-                        variable, lambda v, r: v.assign_sub(v * tf.cast(r, v.dtype)),
-                        (rate,))
+            for variable, mask in zip(variables, self.layout.masks):
+                self.strategy.extended.update(
+                    variable, lambda v, r, mask: v.assign_sub(
+                        v * tf.cast(r, v.dtype) * mask), (rate, mask))
         # Some other optimizer may change variables whatever the gradient is.
         with tf.control_dependencies([one] if self.decay is None else []):
             self.strategy.run(lambda gradients: self.optimizer.apply_gradients(
-                [(g * scale, v) for g, v in zip(gradients, self.variables)]),
+                [(g * scale, v) for g, v in zip(gradients, variables)]),
                 (gradients,))
-        for average, variable in zip(self.averages, self.variables):
+        self.layout.write()
+        for average, variable in zip(self.averages, variables):
             step = tf.cast(self.count, variable.dtype)
             keep = tf.minimum(tf.cast(ema, step.dtype), step / (step + 9.))
             self.strategy.extended.update(
@@ -357,7 +371,7 @@ class _Run:
         """The loss of the weights, or of their averages, on the validation data."""
         weights = _values(self.variables)
         if self.averages:
-            _assign(self.variables, _values(self.averages))
+            _assign(self.variables, self._averages())
         batches = self.validation
         if not isinstance(batches, tf.data.Dataset):
             batches = [_rows(batches, slice(i, i + _EVALUATION_ROWS))
@@ -385,13 +399,14 @@ class _Run:
         if self.best is not None:
             _assign(self.variables, self.best)
         elif self.averages:
-            _assign(self.variables, _values(self.averages))
+            _assign(self.variables, self._averages())
 
     def _stop(self, step, start, *batch):
         """Raises for the batch that was not finite."""
         loss, gradients = self._replicas(*batch)
+        gradients = self.layout.unpack(self._local(gradients))
         names = ['the loss', *[f'the gradient of {v.name}' for v in self.variables]]
-        bad = [name for name, x in zip(names, self._local([loss, *gradients]))
+        bad = [name for name, x in zip(names, [*self._local([loss]), *gradients])
                if not np.all(np.isfinite(x))] or ['the norm of the gradient']
         kept = 'before that step'
         if not all(np.all(np.isfinite(v)) for v in _values(self.variables)):
@@ -453,6 +468,63 @@ class _Run:
         self.history, self.initial_loss = saved['history'], saved['initial_loss']
 
 
+class _Separate:
+    """The variables that are trained, each by itself."""
+
+    def __init__(self, variables):
+        self.variables = variables
+
+    def read(self):
+        """What the optimizer updates, up to date."""
+        return self.variables
+
+    def write(self):
+        """Hands on what it made of them."""
+
+    def pack(self, tensors):
+        """Tensors like the variables that are trained -> like those it updates."""
+        return list(map(tf.convert_to_tensor, tensors))
+
+    def unpack(self, tensors):
+        """The inverse of `pack`."""
+        return tensors
+
+
+class _Flat(_Separate):
+    """All of one dtype as one vector."""
+
+    def __init__(self, variables):
+        self._trained = variables
+        self._shapes = [v.shape for v in variables]
+        self._dtypes = list(dict.fromkeys(v.dtype for v in variables))
+        super().__init__([tf.Variable(v, trainable=False, name='flat')
+                          for v in self.pack(variables)])
+        # A bias has no reason to be 0: matrices decay.
+        self.masks = self.pack([tf.fill(v.shape, tf.cast(v.shape.rank > 1, v.dtype))
+                                for v in variables])
+
+    def read(self):
+        for variable, value in zip(self.variables, self.pack(self._trained)):
+            variable.assign(value)
+        return self.variables
+
+    def write(self):
+        for variable, value in zip(self._trained, self.unpack(
+                [tf.convert_to_tensor(v) for v in self.variables])):
+            variable.assign(value)
+
+    def pack(self, tensors):
+        return [tf.concat([tf.reshape(tf.convert_to_tensor(x), [-1]) for x in tensors
+                           if x.dtype == dtype], axis=0) for dtype in self._dtypes]
+
+    def unpack(self, tensors):
+        parts = {dtype: iter(tf.split(tensor, [
+            shape.num_elements() for shape, v in zip(self._shapes, self._trained)
+            if v.dtype == dtype])) for dtype, tensor in zip(self._dtypes, tensors)}
+        return [tf.reshape(next(parts[v.dtype]), shape)
+                for v, shape in zip(self._trained, self._shapes)]
+
+
 def _read(path):
     """The meta data and the arrays of a checkpoint."""
     try:
@@ -481,7 +553,7 @@ def _adam(settings, steps):
                    for key in ('learning_rate', 'weight_decay'))
     schedule = tf_keras.optimizers.schedules.CosineDecay(
         rate, steps * settings['epochs'])
-    return (tf_keras.optimizers.Adam(schedule, jit_compile=False),
+    return (tf_keras.optimizers.Adam(schedule, beta_2=0.99, jit_compile=False),
             lambda step: decay * schedule(step))
 
 

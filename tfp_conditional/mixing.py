@@ -16,14 +16,15 @@ MAX_LOG_SCALE = 2.   # What `InvertibleLinear` may scale a unit by, exp(2), abou
 
 
 class _Unconditional(one_pass.OnePassBijector):
-    """A bijector of vectors `[..., D]` whose log-det is the same for all of them."""
+    """A bijector of vectors `[..., D]` that takes no conditions."""
 
-    def __init__(self, event_size, dtype, parameters, name):
+    def __init__(self, event_size, dtype, parameters, name,
+                 is_constant_jacobian=True):
         dtype = tf.as_dtype(dtype)
         if not dtype.is_floating:
             raise TypeError(f'`dtype` must be floating; got {dtype.name}.')
         self._event_size = conditions_lib.positive_int(event_size, 'event_size')
-        super().__init__(dtype=dtype, is_constant_jacobian=True,
+        super().__init__(dtype=dtype, is_constant_jacobian=is_constant_jacobian,
                          parameters=parameters, name=name)
 
     @property
@@ -32,7 +33,7 @@ class _Unconditional(one_pass.OnePassBijector):
         return self._event_size
 
     def _map(self, direction, value):
-        """Returns the image `[..., D]` of `value`, and the log-det, a scalar."""
+        """Returns the image `[..., D]` of `value`, and the log-det, or one for all."""
         raise NotImplementedError
 
     def _run(self, direction, value, kwargs):
