@@ -10,6 +10,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tf_keras
 
 import tfp_conditional as tfpc
 
@@ -23,6 +24,15 @@ CATALOGUE = {}
 def get(name):
     """The bijector of that name, made (and traced) once for all checks."""
     return CATALOGUE[name].factory()
+
+
+CONDITIONERS = {
+    'mlp_film': tfpc.MLP((6, 5), 'tanh', conditioning='film'),
+    'mlp_glu_dropout': tfpc.MLP((6, 5), 'tanh', conditioning='glu', dropout=.5),
+    'residual': tfpc.ResidualNetwork(6, 1, 'tanh', 'concatenate'),
+    'residual_film_norm': tfpc.ResidualNetwork(6, 1, 'tanh', 'film', layer_norm=True),
+    'residual_glu': tfpc.ResidualNetwork(6, 2, 'tanh', dropout=.5),
+}
 
 
 def add(name, fails=(), skip=(), **options):
@@ -112,6 +122,9 @@ for _name, _options in {
         'dict': dict(condition_size={'b': 1, 'a': 2}),
         'nested_tuple': dict(condition_size=(2, {'a': 1, 'b': (1,)})),
         'spline': dict(transformer=tfpc.RationalQuadratic(4)),
+        'reverse': dict(event_size=5, mixing='reverse'),
+        'random_base': dict(event_size=5, mixing='random', conditional_base=True),
+        'linear_act_norm': dict(event_size=3, mixing='linear', act_norm=True),
         'validate_args': dict(validate_args=True)}.items():
     add(f'real_nvp_{_name}')(functools.partial(real_nvp, **_options))
 
@@ -121,7 +134,9 @@ for _name, _options in {
         'additive': dict(transformer='additive'),
         'affine_options': dict(transformer=tfpc.Affine(0.5, 2.)),
         'no_hidden_layer': dict(hidden_layers=()),
-        'own_activation': dict(activation=lambda x: x * tf.sigmoid(x))}.items():
+        'own_activation': dict(activation=lambda x: x * tf.sigmoid(x)),
+        **{name: dict(conditioner=conditioner)
+           for name, conditioner in CONDITIONERS.items()}}.items():
     add(f'real_nvp_{_name}', skip=['broadcasting', 'checkpoint', 'releases_tensors',
                                    'independent_noise'])(
         functools.partial(real_nvp, **_options))
@@ -154,6 +169,33 @@ def _():
     template = tfpc.conditional_real_nvp_template(
         (8,), input_size=1, output_units=2, condition_size=2, dtype=tf.float64)
     return coupling(conditioner=template.conditioner)
+
+
+add('autoregressive')(lambda: tfpc.ConditionalAutoregressive(
+    3, 2, [1, 2, 0], (4,), 'tanh', dtype=tf.float64, seed=0))
+add('masked_autoregressive_flow')(lambda: tfpc.ConditionalMaskedAutoregressiveFlow(
+    2, 3, 2, (4,), 'tanh', dtype=tf.float64, seed=0))
+
+
+@add('embedding')
+def _():
+    return tfpc.ConditionalEmbedding(
+        coupling(), tf_keras.Sequential([tf_keras.layers.Dense(2, dtype='float64')]),
+        3)
+
+
+@add('density')
+def _():
+    """What `conditional_density` makes by default, but small, and has learnt."""
+    flow = tfpc.conditional_density(
+        2, 3, num_coupling_layers=2, dtype=tf.float64, seed=0,
+        conditioner=tfpc.ResidualNetwork(
+            6, 1, 'silu', 'concatenate', layer_norm=True)).bijector
+    rng = np.random.default_rng(0)
+    y, c = rng.uniform(-2., 2., [2000, 2]), rng.normal(size=[2000, 3])
+    c[:, :2] += y
+    flow.adapt(y, c)
+    return flow
 
 
 add('elementwise_d1')(functools.partial(elementwise, 1))

@@ -13,7 +13,6 @@ import tfp_conditional as tfpc
 from tests import catalogue
 from tests import flows
 from tfp_conditional import autoregressive
-from tfp_conditional import testing
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -157,16 +156,6 @@ def test_sample_and_density_are_inverses(transformer):
     np.testing.assert_allclose(ildj, -fldj, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(
         ildj, np.linalg.slogdet(tape.batch_jacobian(x, y))[1], atol=1e-10)
-
-
-@pytest.mark.parametrize('bijector,skip', [
-    (lambda: _layer(3, [1, 2, 0], (4,)), []),
-    (lambda: _flow(2, hidden_layers=(4,)), ['modes_agree'])], ids=['layer', 'flow'])
-def test_passes_all_checks(bijector, skip):
-    report = testing.check_bijector(bijector(), skip=skip)
-    assert set(report.values()) <= {
-        'passed', 'skipped: by the caller',
-        'skipped: for event_size <= 2 and no batch shape'}
 
 
 def test_one_unit_is_transformed_by_the_conditions():

@@ -15,7 +15,9 @@ COMPILED = {
     'real_nvp_d1', 'real_nvp_d3_3_layers_tanh', 'coupling_additive_dict',
     'coupling_ends_free', 'coupling_own_transformer', 'coupling_own_conditioner',
     'coupling_spline_float32', 'elementwise_d3_float32', 'own_bijector',
-    'chain_permute_shift', 'chain_tanh', 'chain_nested', 'given_batch', 'invert'}
+    'chain_permute_shift', 'chain_tanh', 'chain_nested', 'given_batch', 'invert',
+    'real_nvp_spline', 'real_nvp_linear_act_norm', 'real_nvp_residual_film_norm',
+    'masked_autoregressive_flow', 'embedding', 'density'}
 
 CASES = [pytest.param(name, check, id=f'{name}-{check}')
          for name, entry in catalogue.CATALOGUE.items() for check in testing.CHECKS

@@ -48,7 +48,7 @@ def small(dist=None, targets=Y, conditions=C, **kwargs):
     """A short fit; the dist, its history."""
     dist = flow_dist() if dist is None else dist
     kwargs = {'epochs': 4, 'batch_size': 32, 'seed': 0, 'learning_rate': 1e-2,
-              'verbose': False, **kwargs}
+              'ema_decay': None, 'verbose': False, **kwargs}
     if kwargs.get('optimizer') is not None:
         del kwargs['learning_rate']
     return dist, fit(dist, targets, conditions, **kwargs)
