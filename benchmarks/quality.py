@@ -13,6 +13,8 @@ The gap is the mean of -log q(theta | x) less that of -log p(theta | x), over fr
 draws that are the same for all runs: a KL divergence in nats, 0 for the exact
 posterior. C2ST is the accuracy with which a classifier tells draws from q and from p
 apart at given observations (Lueckmann et al. 2021): 0.5 at best and 1 at worst.
+`DIR/coverage.png` shows how often the credible regions of tfp_conditional hold the
+truth.
 """
 
 import os
@@ -91,6 +93,10 @@ def run(model, task, seed, protocol):
             _c2st_at(fitted, task, i, data.test[1][i], test[1][i], mean, scale,
                      protocol)
             for i in range(protocol.observations)])
+        if hasattr(fitted, 'levels'):
+            result['levels'] = np.round(fitted.levels(
+                *(x[:protocol.samples] for x in test), protocol.samples // 5),
+                                        4).tolist()
     return result
 
 
@@ -276,7 +282,47 @@ def _section(task, found):
     here = next(iter(groups.values()))[0]['optimum']
     return [f'## {task.name[0].upper()}{task.name[1:]}\n',
             f'Optimum {task.optimum:.3f} nats; {here:.3f} on the draws that are used.\n',
-            speed.table(['package', 'gap', '−log q', 'C2ST', *common], rows)]
+            speed.table(['package', 'gap', '−log q', 'C2ST', *common], rows),
+            *_coverage_lines(groups)]
+
+
+def _coverage_lines(groups):
+    """What the levels say, where a model has any."""
+    from tfp_conditional import calibration
+    lines = []
+    for name, runs in groups.items():
+        levels = [np.array(r['levels']) for r in runs if 'levels' in r]
+        if not levels:
+            continue
+        _, lower, upper = calibration.coverage_band(len(levels[0]))
+        curves = [calibration.coverage_curve(x)[1] for x in levels]
+        inside = sum(np.all((lower <= x) & (x <= upper)) for x in curves)
+        p_values = [float(calibration.uniformity_test(x)[1]) for x in levels]
+        lines.append(
+            f'Expected coverage of {name} on {len(levels[0])} fresh draws: {inside} of '
+            f'{len(levels)} curves are inside the 95 % band of exact calibration from '
+            f'end to end; p-values {", ".join(f"{p:.2g}" for p in p_values)}.\n')
+    return lines
+
+
+def _summary(found):
+    """One table of the simulated tasks: gap, C2ST and time of each package."""
+    import speed
+    shown = [(task, groups) for task in tasks.TASKS.values()
+             if task.optimum is not None and (groups := _by_model(found, task))]
+    names = [name for name in quality_peers.MODELS
+             if any(name in groups for _, groups in shown)]
+
+    def cell(groups, name, show):
+        return show(groups[name]) if name in groups else ''
+
+    rows = [[f'{task.name}, {label}', *(cell(groups, name, show) for name in names)]
+            for task, groups in shown for label, show in [
+                ('gap', lambda runs: _spread([r['gap'] for r in runs])),
+                ('C2ST', lambda runs: f'{np.mean([r["c2st"] for r in runs]):.3f}'),
+                ('fit, s', lambda runs: f'{np.median([r["seconds"] for r in runs]):.1f}'
+                 )]]
+    return speed.table(['', *names], rows)
 
 
 def report(arguments, protocol, found, failed):
@@ -292,6 +338,7 @@ def report(arguments, protocol, found, failed):
         f'{tasks.NUM_FOLDS} folds. Mean ± standard deviation of runs, nats; medians of '
         'times, on one thread, compilation included. `benchmarks/quality.py` says '
         'how, and `quality.json` with which settings.\n',
+        _summary(found),
         *(line for task in tasks.TASKS.values() for line in _section(task, found)),
         *(f'Not measured: {name}: {reason}\n' for name, reason in failed.items())])
     (arguments.out / 'quality.md').write_text(text, encoding='utf-8')
@@ -299,6 +346,7 @@ def report(arguments, protocol, found, failed):
         environment=environment, failed=failed, runs=found), indent=1),
         encoding='utf-8')
     _draw(arguments.out / 'quality.png', found)
+    _draw_coverage(arguments.out / 'coverage.png', found)
     return text
 
 
@@ -325,6 +373,29 @@ def _draw(file, found):
         if key == 'gap' and min(r['gap'] for r in found if 'gap' in r) > 0.:
             ax.set_xscale('log')
         ax.spines[['top', 'right']].set_visible(False)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
+
+
+def _draw_coverage(file, found):
+    """A panel for each task, a curve for each run, over the band of exact ones."""
+    import matplotlib.pyplot as plt
+    from tfp_conditional import calibration
+    shown = [(task, levels) for task in tasks.TASKS.values() if (levels := [
+        r['levels'] for r in found if r['task'] == task.name and 'levels' in r])]
+    if not shown:
+        return
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 3.2),
+                                squeeze=False, sharey=True, layout='constrained')
+    for ax, (task, levels) in zip(axes[0], shown):
+        alphas, lower, upper = calibration.coverage_band(len(levels[0]))
+        ax.fill_between(alphas, lower, upper, color='0.85', linewidth=0)
+        for part in levels:
+            ax.plot(*calibration.coverage_curve(part), color='C3', alpha=0.6)
+        ax.set(title=task.name, xlabel='credibility', xlim=(0, 1), ylim=(0, 1),
+               aspect='equal')
+        ax.spines[['top', 'right']].set_visible(False)
+    axes[0, 0].set_ylabel('coverage')
     figure.savefig(file, dpi=150)
     plt.close(figure)
 

@@ -108,5 +108,5 @@ def test_samples_of_a_density_stay_within_the_edges():
     dist.bijector.adapt(y, c)
     flows.perturb(dist.bijector, scale=1.)
     samples = dist.sample(2000, **flows.given(tf.cast(c, tf.float32))).numpy()
-    assert samples.min() > -0.01 and samples.max() < 1.01
+    assert samples.min() > -0.02 and samples.max() < 1.02
     assert (samples > 0.9).mean() > 0.02   # They reach them.

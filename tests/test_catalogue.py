@@ -19,7 +19,9 @@ COMPILED = {
     'real_nvp_spline', 'real_nvp_linear_act_norm', 'real_nvp_residual_film_norm',
     'masked_autoregressive_flow', 'embedding', 'density'}
 
-CASES = [pytest.param(name, check, id=f'{name}-{check}')
+# A bijector is traced once in each process: its checks keep to one.
+CASES = [pytest.param(name, check, id=f'{name}-{check}',
+                      marks=pytest.mark.xdist_group(name))
          for name, entry in catalogue.CATALOGUE.items() for check in testing.CHECKS
          if check not in entry.skip
          and (check != 'modes_agree' or name in COMPILED)]

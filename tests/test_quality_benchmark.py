@@ -168,8 +168,11 @@ def test_report_is_written_and_runs_are_not_repeated(tmp_path):
     raw = json.loads((tmp_path / 'quality.json').read_text(encoding='utf-8'))
     for name in ('tfp_conditional', 'hand-written TFP'):
         assert f'| {name} |' in text.split('## Two moons')[1]
+    assert '| two moons, gap |' in text.split('## Two moons')[0]
+    assert 'Expected coverage of tfp_conditional on 40 fresh draws' in text
     assert 'Not measured: zuko: ImportError: not here' in text
-    assert (tmp_path / 'quality.png').stat().st_size > 10_000
+    for picture in ('quality.png', 'coverage.png'):
+        assert (tmp_path / picture).stat().st_size > 10_000
     assert len(files) == len(raw['runs']) == 2
     for run in raw['runs']:
         assert np.isfinite([run['gap'], run['seconds'], *run['c2st']]).all()

@@ -27,7 +27,7 @@ _NOT_FINITE = 'fit met a loss or gradient that is not finite'
 
 
 def fit(dist, targets, conditions=None, validation_data=None, validation_split=0.,
-        epochs=80, batch_size=128, optimizer=None, learning_rate=None,
+        epochs=100, batch_size=128, optimizer=None, learning_rate=None,
         weight_decay=None, clip_norm=10., patience=None, ema_decay=0.997,
         target_noise=0., seed=None, checkpoint=None, callback=None,
         jit_compile=False, verbose=True):
