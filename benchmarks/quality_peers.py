@@ -554,10 +554,14 @@ class Ours(Model):
     def load(cls):
         import tfp_conditional  # pylint: disable=unused-import
 
+    @staticmethod
+    def support():
+        """That of the targets; `None`: found in the data."""
+
     def __init__(self, event_size, condition_size, seed, flow, training):
         import tfp_conditional as tfpc
-        self._dist = tfpc.conditional_density(event_size, condition_size, seed=seed,
-                                              **flow)
+        self._dist = tfpc.conditional_density(
+            event_size, condition_size, seed=seed, support=self.support(), **flow)
         self._training = dict(training, seed=seed)
 
     def fit(self, train, validation):
@@ -586,6 +590,17 @@ class Ours(Model):
             n, bijector_kwargs={'conditions': c}, seed=0).numpy()
 
 
+class OursWithoutBounds(Ours):
+    """The same where hard edges of the targets stay as they are."""
+
+    name = 'tfp_conditional without SoftBounds'
+
+    @staticmethod
+    def support():
+        import tensorflow_probability as tfp
+        return tfp.bijectors.Identity()
+
+
 MODELS = {model.name: model for model in (
-    Ours, Zuko, ZukoDefaults, NFlows, FlowJAX, NormFlows, HandWrittenTFP,
-    MixtureDensityNetwork, NeuralGaussian, LinearGaussian)}
+    Ours, OursWithoutBounds, Zuko, ZukoDefaults, NFlows, FlowJAX, NormFlows,
+    HandWrittenTFP, MixtureDensityNetwork, NeuralGaussian, LinearGaussian)}

@@ -12,6 +12,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 TENSORFLOW = ('hand-written TensorFlow', 'tfp_conditional', 'stock TFP')
 PEERS = ('zuko', 'nflows', 'FlowJAX', 'normflows')
 
+# One run serves all tests of this file: they keep to one process.
+pytestmark = pytest.mark.xdist_group('benchmarks')
+
 
 def _run(script, out, *arguments):
     path = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]

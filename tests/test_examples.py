@@ -15,6 +15,9 @@ import tensorflow as tf
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / 'examples' / 'latent_space_policy.py'
 
+# One run serves all tests of this file: they keep to one process.
+pytestmark = pytest.mark.xdist_group('examples')
+
 
 @pytest.fixture(scope='module')
 def example():
