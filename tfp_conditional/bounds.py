@@ -3,7 +3,6 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import mixing
 from tfp_conditional.one_pass import FORWARD
 
@@ -15,7 +14,7 @@ SOFTNESS = 0.02
 TANGENT = 0.01
 
 
-class SoftBounds(mixing._Unconditional):
+class SoftBounds(mixing.Adaptive):
     """A soft clip of each unit to bounds that are learnt from data.
 
     ```none
@@ -32,10 +31,11 @@ class SoftBounds(mixing._Unconditional):
 
     `adapt`, which `fit` calls, looks at each end of each unit. Where the data are
     about as dense as elsewhere up to their last one there is a bound, just beyond
-    it; where they thin out there is none. With no bound, and before `adapt`, the map
-    is the identity. Bounds are soft in this too, that the map goes on with a steep
-    slope beyond them: a later target that lies outside has a small density, not
-    none. Known bounds are better given: see `support_bijector`.
+    it; where they thin out, and in less than 1000 rows, there is none. With no
+    bound, and before `adapt`, the map is the identity. Bounds are soft in this too,
+    that the map goes on with a steep slope beyond them: a later target that lies
+    outside has a small density, not none. Known bounds are better given: see
+    `support_bijector`.
 
     #### Example
 
@@ -74,35 +74,14 @@ class SoftBounds(mixing._Unconditional):
                     initial, self.dtype)), trainable=False, name=label)
                 for label, initial in [('low', -np.inf), ('high', np.inf),
                                        ('softness', 1.)])
-            self._adapted = mixing.flag()
 
-    @property
-    def adapted(self):
-        """`bool`, whether `adapt` has learnt from data."""
-        return mixing.is_set(self._adapted)
-
-    def adapt(self, y, conditions=None):
-        """Looks for bounds of the data; does so only once.
-
-        Args:
-          y: `[..., D]`, events. Of less than 1000 no bounds are learnt.
-          conditions: ignored.
-
-        Raises:
-          ValueError: if `y` has no row, or is not finite.
-        """
-        del conditions
-        if self.adapted:
-            return
-        y = conditions_lib.check_last_dimension(
-            conditions_lib.as_tensor(y, self.dtype, 'y'), self.event_size, 'y')
+    def _learn(self, y):
         _, scale = mixing.moments(y, 'y', self.name)
         columns = np.asarray(y, np.float64).reshape(-1, self.event_size).T
         low, high = zip(*map(find_bounds, columns))
         for variable, value in [(self.low, low), (self.high, high),
                                 (self.softness, SOFTNESS * scale)]:
             variable.assign(tf.cast(value, self.dtype))
-        self._adapted.assign(True)
 
     def _map(self, direction, value):
         # By the upper bound, then, mirrored, by the lower one.

@@ -23,7 +23,6 @@ _ADAPTATION_ROWS = 10000   # Enough for means within 1% of a standard deviation.
 # Defaults, with those of `fit` itself: the least held-out loss on two moons and a
 # Gaussian mixture, of 10,000 simulations each.
 LEARNING_RATE, WEIGHT_DECAY, PATIENCE = 5e-3, 0.4, 20
-_NOT_FINITE = 'fit met a loss or gradient that is not finite'
 
 
 def fit(dist, targets, conditions=None, validation_data=None, validation_split=0.,
@@ -236,33 +235,23 @@ class _Run:
         rows = rng.permutation(_num_rows(self.train))[:self.steps * size]
         rows = tf.constant(rows.reshape(self.steps, size))
         before = int(tf.convert_to_tensor(self.count))
-        total = self._guarded(self._epoch, *self.train, rows, seed)
-        if total is None:
+        total, good = self._epoch(*self.train, rows, seed)
+        if not good:
             step = int(tf.convert_to_tensor(self.count)) - before
             self._stop(step, start, *_rows(self.train, rows[step]), seed + [0, step])
-        return total / self.steps
+        return float(total) / self.steps
 
     def _dataset_epoch(self, seed, start):
         losses = []
         for step, batch in enumerate(self.train):
             arguments = (*_pair(batch), seed + [0, step])
-            loss = self._guarded(self._batch, *arguments)
-            if loss is None:
+            loss, good = self._batch(*arguments)
+            if not good:
                 self._stop(step, start, *arguments)
-            losses.append(loss)
+            losses.append(float(loss))
         if not losses:
             raise ValueError('`targets`, a Dataset, gave no batch in this epoch.')
         return np.mean(losses).item()
-
-    def _guarded(self, function, *arguments):
-        """The loss, or `None` where something was not finite."""
-        try:
-            loss, good = function(*arguments)
-            return float(loss) if good else None
-        except tf.errors.InvalidArgumentError as error:
-            if _NOT_FINITE not in str(error):
-                raise
-            return None
 
     def _loop(self, targets, conditions, rows, seed):
         """All steps of an epoch, or those up to the first that is not finite."""
@@ -282,19 +271,9 @@ class _Run:
         loss, gradients = self._per_replica(targets, conditions, seed)
         norm = tf.linalg.global_norm(self._local(gradients))
         loss = self._local([loss])[0]
-        check = tf.stack([loss, tf.cast(norm, loss.dtype)])
-        total = tf.cast(loss, tf.float64)
-        if self.settings['jit_compile']:   # XLA removes assertions.
-            good = tf.reduce_all(tf.math.is_finite(check))
-            return total, tf.cond(
-                good, lambda: self._update(gradients, norm, tf.ones_like(norm)),
-                lambda: False)
-        # Not a `cond`, which costs a quarter of a small flow's step, nor edges to
-        # all of an update, which cost a fifth: numbers that wait for the check.
-        with tf.control_dependencies([tf.debugging.check_numerics(
-                check, _NOT_FINITE)]):
-            one = tf.identity(tf.ones_like(norm))
-        return total, self._update(gradients, norm, one)
+        good = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+        self._update(gradients, norm, good)
+        return tf.cast(loss, tf.float64), good
 
     def _per_replica(self, targets, conditions, seed):
         return self.strategy.run(self._gradients, (targets, conditions, seed))
@@ -324,26 +303,31 @@ class _Run:
             both = context.all_reduce(tf.distribute.ReduceOp.SUM, both)
         return both[0], both[1:]
 
-    def _update(self, gradients, norm, one):
-        """A step of optimizer and average once `one` exists; returns true."""
+    def _update(self, gradients, norm, good):
+        """A step of optimizer and average, which changes no variable unless `good`."""
         clip, ema = self.settings['clip_norm'], self.settings['ema_decay']
         # Keras sums over replicas once more.
-        scale = one / self.strategy.num_replicas_in_sync
+        scale = tf.ones_like(norm) / self.strategy.num_replicas_in_sync
         if clip is not None:
             scale *= clip / tf.maximum(norm, clip)
-        self.count.assign_add(tf.cast(one, self.count.dtype))
+        scale = tf.where(good, scale, tf.zeros_like(scale))
+        self.count.assign_add(tf.cast(good, self.count.dtype))
         variables = self.layout.read()
+        before = [tf.identity(v) for v in variables]
         if self.decay is not None:
-            rate = self.decay(self.optimizer.iterations) * tf.cast(one, tf.float32)
+            rate = self.decay(self.optimizer.iterations)
             for variable, mask in zip(variables, self.layout.masks):
                 self.strategy.extended.update(
                     variable, lambda v, r, mask: v.assign_sub(
                         v * tf.cast(r, v.dtype) * mask), (rate, mask))
-        # Some other optimizer may change variables whatever the gradient is.
-        with tf.control_dependencies([one] if self.decay is None else []):
-            self.strategy.run(lambda gradients: self.optimizer.apply_gradients(
-                [(g * scale, v) for g, v in zip(gradients, variables)]),
-                (gradients,))
+        self.strategy.run(lambda gradients: self.optimizer.apply_gradients(
+            [(tf.math.multiply_no_nan(g, scale), v)
+             for g, v in zip(gradients, variables)]), (gradients,))
+        # Not a `cond`, which costs a quarter of a small flow's step, and of which
+        # XLA makes a choice for each variable: one for all of them.
+        for variable, value in zip(variables, before):
+            self.strategy.extended.update(variable, lambda v, value: v.assign(
+                tf.where(good, v, value)), (value,))
         self.layout.write()
         for average, variable in zip(self.averages, variables):
             step = tf.cast(self.count, variable.dtype)
@@ -351,7 +335,6 @@ class _Run:
             self.strategy.extended.update(
                 average, lambda a, v, keep: a.assign_sub((1. - keep) * (a - v)),
                 (variable, keep))
-        return tf.constant(True)
 
     def _copies(self):
         return [tf.identity(v) for v in self.variables]

@@ -67,7 +67,42 @@ class _Unconditional(one_pass.OnePassBijector):
         return {}
 
 
-class ActNorm(_Unconditional):
+class Adaptive(_Unconditional):
+    """One that learns from data, once."""
+
+    def __init__(self, event_size, dtype, parameters, name,
+                 is_constant_jacobian=True):
+        super().__init__(event_size, dtype, parameters, name, is_constant_jacobian)
+        with tf.name_scope(self.name):
+            self._adapted = flag()
+
+    @property
+    def adapted(self):
+        """`bool`, whether `adapt` has learnt from data."""
+        return is_set(self._adapted)
+
+    def adapt(self, y, conditions=None):
+        """Learns from data what gradients do not train; does so only once.
+
+        Args:
+          y: `[..., D]`, events.
+          conditions: ignored.
+
+        Raises:
+          ValueError: if `y` has no row, or is not finite.
+        """
+        del conditions
+        if self.adapted:
+            return
+        self._learn(conditions_lib.check_last_dimension(
+            conditions_lib.as_tensor(y, self.dtype, 'y'), self.event_size, 'y'))
+        self._adapted.assign(True)
+
+    def _learn(self, y):
+        raise NotImplementedError
+
+
+class ActNorm(Adaptive):
     """`y = loc + (x + shift) exp(log_scale)`, by unit (Kingma & Dhariwal 2018).
 
     ```none
@@ -76,7 +111,8 @@ class ActNorm(_Unconditional):
     ```
 
     Gradients train `shift` and `log_scale`. Until `adapt`, which gives the noise
-    side of data mean 0 and standard deviation 1, it is the identity.
+    side of data mean 0 and standard deviation 1, it is the identity. A unit that is
+    constant keeps its scale.
 
     The mean of the data is a `loc` of its own, which is not trained, and `shift` is
     one of the noise side: so a step of an optimizer means the same whatever the
@@ -114,35 +150,12 @@ class ActNorm(_Unconditional):
                 tf.Variable(tf.zeros([self.event_size], self.dtype),
                             trainable=label != 'loc', name=label)
                 for label in ('loc', 'shift', 'log_scale'))
-            self._adapted = flag()
 
-    @property
-    def adapted(self):
-        """`bool`, whether `adapt` has learnt from data."""
-        return is_set(self._adapted)
-
-    def adapt(self, y, conditions=None):
-        """Gives `inverse(y)` mean 0 and standard deviation 1; does so only once.
-
-        A unit that is constant keeps its scale.
-
-        Args:
-          y: `[..., D]`, events.
-          conditions: ignored.
-
-        Raises:
-          ValueError: if `y` has no row, or is not finite.
-        """
-        del conditions
-        if self.adapted:
-            return
-        y = conditions_lib.check_last_dimension(
-            conditions_lib.as_tensor(y, self.dtype, 'y'), self.event_size, 'y')
+    def _learn(self, y):
         loc, scale = moments(y, 'y', self.name)
         self.loc.assign(tf.cast(loc, self.dtype))
         self.shift.assign(tf.zeros_like(self.shift))
         self.log_scale.assign(tf.cast(np.log(scale), self.dtype))
-        self._adapted.assign(True)
 
     def _map(self, direction, value):
         log_det = tf.reduce_sum(self.log_scale)
