@@ -206,8 +206,9 @@ class _Run:
         _assign(self.averages, _values(self.layout.pack(self.variables)))
 
     def _averages(self):
-        return _values(self.layout.unpack(
-            [tf.convert_to_tensor(average) for average in self.averages]))
+        """Those of the weights, or nothing."""
+        return self.averages and self.layout.unpack(
+            [tf.convert_to_tensor(average) for average in self.averages])
 
     def train_epoch(self):
         """One pass through the data, the validation, and the history of both."""
@@ -226,8 +227,7 @@ class _Run:
         if self.validation is not None:
             self.history['val_loss'].append(self._validate())
             if epoch == self._best_epoch():
-                self.best = (self._averages() if self.averages
-                             else _values(self.variables))
+                self.best = _values(self._averages() or self.variables)
 
     def _array_epoch(self, rng, seed, start):
         replicas = self.strategy.num_replicas_in_sync
@@ -340,8 +340,15 @@ class _Run:
         return [tf.identity(v) for v in self.variables]
 
     def _sum_log_prob(self, targets, conditions):
-        return tf.reduce_sum(tf.cast(self._log_prob(targets, conditions),
-                                     tf.float64))
+        """Of the averages of the weights, where there are some."""
+        weights = self._copies()
+        for variable, value in zip(self.variables, self._averages()):
+            variable.assign(value)
+        total = tf.reduce_sum(tf.cast(self._log_prob(targets, conditions),
+                                      tf.float64))
+        for variable, value in zip(self.variables, weights if self.averages else []):
+            variable.assign(value)
+        return total
 
     def _log_prob(self, targets, conditions):
         conditions = _or_none(conditions)
@@ -357,9 +364,6 @@ class _Run:
 
     def _validate(self):
         """The loss of the weights, or of their averages, on the validation data."""
-        weights = _values(self.variables)
-        if self.averages:
-            _assign(self.variables, self._averages())
         batches = self.validation
         if not isinstance(batches, tf.data.Dataset):
             batches = [_rows(batches, slice(i, i + _EVALUATION_ROWS))
@@ -368,8 +372,6 @@ class _Run:
         for batch in map(_pair, batches):
             total += float(self._sum(*batch))
             count += _num_rows(batch)
-        if self.averages:
-            _assign(self.variables, weights)
         return -total / count
 
     def _best_epoch(self):
@@ -389,7 +391,7 @@ class _Run:
         if self.best is not None:
             _assign(self.variables, self.best)
         elif self.averages:
-            _assign(self.variables, self._averages())
+            _assign(self.variables, _values(self._averages()))
 
     def _stop(self, step, start, *batch):
         """Raises for the batch that was not finite."""

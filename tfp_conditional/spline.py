@@ -15,11 +15,11 @@ class RationalQuadratic(transformers.Transformer):
     derivatives d_k, d_{k+1} at its ends, where u = (x - x_k) / w:
 
     forward:  y = y_k + h (s u^2 + d_k u (1 - u)) / (s + (d_k + d_{k+1} - 2 s) u (1 - u))
-    log |dy/dx| = 2 log s + log(d_{k+1} u^2 + 2 s u (1 - u) + d_k (1 - u)^2)
-                  - 2 log(s + (d_k + d_{k+1} - 2 s) u (1 - u))
+    log |dy/dx| = log(d_{k+1} u^2 + 2 s u (1 - u) + d_k (1 - u)^2)
+                  - 2 log((s + (d_k + d_{k+1} - 2 s) u (1 - u)) / s)
     inverse:  u = 2 c / (-b - sqrt(b^2 - 4 a c)), the root that does not cancel, with
-              a = h (s - d_k) + v,  b = h d_k - v,  c = -s (y - y_k),
-              v = (y - y_k) (d_k + d_{k+1} - 2 s)
+              a = s - d_k + v,  b = d_k - v,  c = -s r,  v = r (d_k + d_{k+1} - 2 s),
+              r = (y - y_k) / h
     ```
 
     Of the k = 3 K - 1 parameters of a unit, K give widths, K heights (both by a
@@ -63,14 +63,8 @@ class RationalQuadratic(transformers.Transformer):
     def inverse_and_log_det(self, y, parameters):
         inside, y_in = self._clip(y)
         x_k, w, y_k, h, d_0, d_1 = self._bin(y_in, parameters, by_height=True)
-        slope, rise = h / w, y_in - y_k
-        v = rise * (d_0 + d_1 - 2. * slope)
-        a, b, c = h * (slope - d_0) + v, h * d_0 - v, -slope * rise
-        # The discriminant is >= 0 but for rounding, and its root is never at 0
-        # in the bin: the bound keeps the gradient of the root finite.
-        tiny = np.finfo(y.dtype.as_numpy_dtype).tiny
-        root = tf.sqrt(tf.maximum(b * b - 4. * a * c, tiny))
-        u = tf.clip_by_value(2. * c / (-b - root), 0., 1.)
+        slope = h / w
+        u = _solve((y_in - y_k) / h, slope, d_0, d_1)
         _, log_det = self._evaluate(u, y_k, h, slope, d_0, d_1)
         return tf.where(inside, x_k + u * w, y), tf.where(inside, -log_det, 0.)
 
@@ -83,8 +77,8 @@ class RationalQuadratic(transformers.Transformer):
         v = 1. - u
         denominator = slope + (d_0 + d_1 - 2. * slope) * u * v
         y = y_k + h * (slope * u * u + d_0 * u * v) / denominator
-        log_det = (2. * (tf.math.log(slope) - tf.math.log(denominator))
-                   + tf.math.log(d_1 * u * u + 2. * slope * u * v + d_0 * v * v))
+        log_det = (tf.math.log(d_1 * u * u + 2. * slope * u * v + d_0 * v * v)
+                   - 2. * tf.math.log(denominator / slope))
         return y, log_det
 
     def _bin(self, value, parameters, by_height):
@@ -103,18 +97,45 @@ class RationalQuadratic(transformers.Transformer):
         before = tf.constant(np.tri(count, k=-1)[:, :, np.newaxis], sizes.dtype)
         starts = tf.reduce_sum(
             before * sizes[..., tf.newaxis, :, :], axis=-2) - self.bound
-        # softplus(0 + shift) + min_derivative = 1.
-        shift = np.log(np.expm1(1. - self.min_derivative))
-        inner = self.min_derivative + tf.nn.softplus(slopes + shift)
         one = tf.ones_like(parameters[..., :1, :])
-        derivatives = tf.stack([tf.concat([one, inner], -2),
-                                tf.concat([inner, one], -2)], axis=-3)
+        slopes = tf.stack([tf.concat([0. * one, slopes], -2),
+                           tf.concat([slopes, 0. * one], -2)], axis=-3)
         # The last bin whose start lies at or below the value; bin 0 always does.
         value = value[..., tf.newaxis, :]
         reached = tf.cast(value >= starts[..., int(by_height), 1:, :], value.dtype)
         chosen = (tf.concat([one, reached], -2)
                   - tf.concat([reached, tf.zeros_like(one)], -2))[..., tf.newaxis, :, :]
-        (x_k, y_k), (w, h), (d_0, d_1) = [
-            tf.unstack(tf.reduce_sum(chosen * part, axis=-2), axis=-2)
-            for part in (starts, sizes, derivatives)]
+        corners, sizes, slopes = [tf.reduce_sum(chosen * part, axis=-2)
+                                  for part in (starts, sizes, slopes)]
+        # softplus(0 + shift) + min_derivative = 1.
+        shift = np.log(np.expm1(1. - self.min_derivative))
+        (x_k, y_k), (w, h), (d_0, d_1) = [tf.unstack(part, axis=-2) for part in (
+            corners, sizes, self.min_derivative + tf.nn.softplus(slopes + shift))]
         return x_k, w, y_k, h, d_0, d_1
+
+
+@tf.custom_gradient
+def _solve(r, slope, d_0, d_1):
+    """`u` where `(s u^2 + d_0 u v) / (s + (d_0 + d_1 - 2 s) u v) = r`, v = 1 - u.
+
+    The gradients are those of the implicit function theorem: without the root, whose
+    derivative is infinite at 0, and in half the operations.
+    """
+    change = r * (d_0 + d_1 - 2. * slope)
+    a, b, c = slope - d_0 + change, d_0 - change, -slope * r
+    # The discriminant is >= 0 but for rounding, and its root is never at 0 in the
+    # bin: the bound keeps second derivatives finite.
+    tiny = np.finfo(r.dtype.as_numpy_dtype).tiny
+    root = tf.sqrt(tf.maximum(b * b - 4. * a * c, tiny))
+    u = tf.clip_by_value(2. * c / (-b - root), 0., 1.)
+
+    def gradients(upstream):
+        v = 1. - u
+        w = u * v
+        denominator = slope + (d_0 + d_1 - 2. * slope) * w
+        scale = upstream * denominator / (
+            slope * (d_1 * u * u + 2. * slope * w + d_0 * v * v))
+        return (scale * denominator, scale * (r - u * u - 2. * r * w),
+                scale * (r - 1.) * w, scale * r * w)
+
+    return u, gradients
