@@ -174,13 +174,14 @@ class _Run:
             self.history['val_loss'] = []
         # XLA takes seconds to compile: only what runs often is worth them. A partial
         # is no function that TF counts the traces of over all fits.
-        self._epoch, self._batch, self._sum, self._replicas, self._copy = [
+        self._epoch, self._batch, self._sum, self._replicas, self._copy, self._best = [
             tf.function(functools.partial(function), autograph=False,
                         reduce_retracing=True, jit_compile=jit_compile or None)
             for function, jit_compile in [
                 (self._loop, settings['jit_compile']),
                 (self._step, settings['jit_compile']), (self._sum_log_prob, False),
-                (self._per_replica, False), (self._copies, False)]]
+                (self._per_replica, False), (self._copies, False),
+                (self._averages, False)]]
 
     def start(self):
         """What comes before the first epoch."""
@@ -206,8 +207,10 @@ class _Run:
         _assign(self.averages, _values(self.layout.pack(self.variables)))
 
     def _averages(self):
-        """Those of the weights, or nothing."""
-        return self.averages and self.layout.unpack(
+        """Those of the weights, or else the weights."""
+        if not self.averages:
+            return self._copies()
+        return self.layout.unpack(
             [tf.convert_to_tensor(average) for average in self.averages])
 
     def train_epoch(self):
@@ -227,7 +230,7 @@ class _Run:
         if self.validation is not None:
             self.history['val_loss'].append(self._validate())
             if epoch == self._best_epoch():
-                self.best = _values(self._averages() or self.variables)
+                self.best = _values(self._best())
 
     def _array_epoch(self, rng, seed, start):
         replicas = self.strategy.num_replicas_in_sync
@@ -340,9 +343,9 @@ class _Run:
         return [tf.identity(v) for v in self.variables]
 
     def _sum_log_prob(self, targets, conditions):
-        """Of the averages of the weights, where there are some."""
-        weights = self._copies()
-        for variable, value in zip(self.variables, self._averages()):
+        """With the averages of the weights, where there are some, in their place."""
+        weights, averages = self._copies(), self._averages()
+        for variable, value in zip(self.variables, averages if self.averages else []):
             variable.assign(value)
         total = tf.reduce_sum(tf.cast(self._log_prob(targets, conditions),
                                       tf.float64))
@@ -391,7 +394,7 @@ class _Run:
         if self.best is not None:
             _assign(self.variables, self.best)
         elif self.averages:
-            _assign(self.variables, _values(self._averages()))
+            _assign(self.variables, _values(self._best()))
 
     def _stop(self, step, start, *batch):
         """Raises for the batch that was not finite."""
