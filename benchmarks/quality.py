@@ -355,23 +355,31 @@ def _draw(file, found):
     import matplotlib
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
     shown = [task for task in tasks.TASKS.values() if _by_model(found, task)]
+    rows, columns = max(1, -(-len(shown) // 3)), max(1, min(3, len(shown)))
     figure, axes = plt.subplots(
-        1, max(1, len(shown)), figsize=(1. + 3.4 * max(1, len(shown)), 3.4),
-        squeeze=False, layout='constrained')
-    for ax, task in zip(axes[0], shown):
+        rows, columns, figsize=(4.6 * columns, 3.2 * rows), squeeze=False,
+        layout='constrained')
+    for ax in axes.flat[len(shown):]:
+        ax.remove()
+    for ax, task in zip(axes.flat, shown):
         key = 'loss' if task.optimum is None else 'gap'
         for i, (name, runs) in enumerate(reversed(_by_model(found, task).items())):
             values = [run[key] for run in runs]
             colour = 'C3' if name == quality_peers.Ours.name else 'C0'
             ax.plot(values, [i] * len(values), 'o', color=colour, alpha=0.5, mew=0)
             ax.plot([np.mean(values)] * 2, [i - 0.3, i + 0.3], color=colour)
-        ax.set_yticks(range(i + 1), list(reversed(_by_model(found, task))))
+        ax.set_yticks(range(i + 1), [name.replace(' without', '\nwithout') for name in
+                                     reversed(_by_model(found, task))])
         ax.set_title(task.name)
         ax.set_xlabel('−log q(y), held out, nats' if key == 'loss' else
                       'gap, nats')
         if key == 'gap' and min(r['gap'] for r in found if 'gap' in r) > 0.:
             ax.set_xscale('log')
+            ax.xaxis.set_major_locator(ticker.LogLocator(subs=[1., 2., 5.]))
+            ax.xaxis.set_major_formatter('{x:g}')
+            ax.xaxis.set_minor_formatter(ticker.NullFormatter())
         ax.spines[['top', 'right']].set_visible(False)
     figure.savefig(file, dpi=150)
     plt.close(figure)

@@ -55,6 +55,27 @@ def test_equals_stock_spline_with_gradients(spread):
             assert gradient is None or np.all(np.isfinite(gradient))
 
 
+@pytest.mark.parametrize('name', ['forward_and_log_det', 'inverse_and_log_det'])
+def test_first_and_second_derivatives_are_those_of_differences(name):
+    arguments = [flows.normal([3, 1], 2), flows.normal([3, 3 * BINS - 1, 1], 1)]
+
+    def total(*arguments):
+        value, log_det = getattr(_spline(), name)(*arguments)
+        return tf.reduce_sum(tf.sin(value) + log_det)
+
+    def slopes(*arguments):
+        with tf.GradientTape() as tape:
+            tape.watch(arguments)
+            loss = total(*arguments)
+        return tf.concat([tf.reshape(g, [-1]) for g in tape.gradient(
+            loss, arguments)], 0)
+
+    for function in (total, slopes):
+        for exact, numeric in zip(*tf.test.compute_gradient(
+                tf.function(function), arguments, delta=1e-6)):
+            np.testing.assert_allclose(exact, numeric, rtol=1e-6, atol=1e-7)
+
+
 def test_zero_parameters_are_the_identity():
     x = 2. * flows.normal([50, 4])
     zeros = tf.zeros([50, 3 * BINS - 1, 4], tf.float64)
