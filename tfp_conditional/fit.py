@@ -175,7 +175,7 @@ class _Run:
             self.history['val_loss'] = []
         # XLA takes seconds to compile: only what runs often is worth them. A partial
         # is no function that TF counts the traces of over all fits.
-        self._epoch, self._batch, self._sum, self._replicas, self._copy, self._best = [
+        self._epoch, self._batch, self._sum, self._replicas, self._copy, self._final = [
             tf.function(functools.partial(function), autograph=False,
                         reduce_retracing=True, jit_compile=jit_compile or None)
             for function, jit_compile in [
@@ -231,7 +231,7 @@ class _Run:
         if self.validation is not None:
             self.history['val_loss'].append(self._validate())
             if epoch == self._best_epoch():
-                self.best = _values(self._best())
+                self.best = _values(self._final())
 
     def _array_epoch(self, rng, seed, start):
         replicas = self.strategy.num_replicas_in_sync
@@ -365,12 +365,12 @@ class _Run:
 
     def _sum_log_prob(self, targets, conditions):
         """With the averages of the weights, where there are some, in their place."""
-        weights, averages = self._copies(), self._averages()
-        for variable, value in zip(self.variables, averages if self.averages else []):
+        swapped, weights = self.variables if self.averages else [], self._copies()
+        for variable, value in zip(swapped, self._averages()):
             variable.assign(value)
         total = tf.reduce_sum(tf.cast(self._log_prob(targets, conditions),
                                       tf.float64))
-        for variable, value in zip(self.variables, weights if self.averages else []):
+        for variable, value in zip(swapped, weights):
             variable.assign(value)
         return total
 
@@ -415,7 +415,7 @@ class _Run:
         if self.best is not None:
             _assign(self.variables, self.best)
         elif self.averages:
-            _assign(self.variables, _values(self._best()))
+            _assign(self.variables, _values(self._final()))
 
     def _stop(self, step, start, *batch):
         """Raises for the batch that was not finite."""

@@ -98,13 +98,14 @@ class RationalQuadratic(transformers.Transformer):
         starts = tf.reduce_sum(
             before * sizes[..., tf.newaxis, :, :], axis=-2) - self.bound
         one = tf.ones_like(parameters[..., :1, :])
-        slopes = tf.stack([tf.concat([0. * one, slopes], -2),
-                           tf.concat([slopes, 0. * one], -2)], axis=-3)
+        zero = tf.zeros_like(one)
+        slopes = tf.stack([tf.concat([zero, slopes], -2),
+                           tf.concat([slopes, zero], -2)], axis=-3)
         # The last bin whose start lies at or below the value; bin 0 always does.
         value = value[..., tf.newaxis, :]
         reached = tf.cast(value >= starts[..., int(by_height), 1:, :], value.dtype)
         chosen = (tf.concat([one, reached], -2)
-                  - tf.concat([reached, tf.zeros_like(one)], -2))[..., tf.newaxis, :, :]
+                  - tf.concat([reached, zero], -2))[..., tf.newaxis, :, :]
         corners, sizes, slopes = [tf.reduce_sum(chosen * part, axis=-2)
                                   for part in (starts, sizes, slopes)]
         # softplus(0 + shift) + min_derivative = 1.
