@@ -57,7 +57,8 @@ def test_equals_stock_spline_with_gradients(spread):
 
 @pytest.mark.parametrize('name', ['forward_and_log_det', 'inverse_and_log_det'])
 def test_first_and_second_derivatives_are_those_of_differences(name):
-    arguments = [flows.normal([3, 1], 2), flows.normal([3, 3 * BINS - 1, 1], 1)]
+    arguments = [2. * flows.normal([6, 1], 2), flows.normal([6, 3 * BINS - 1, 1], 1)]
+    assert 0 < np.sum(np.abs(arguments[0]) > BOUND) < 6
 
     def total(*arguments):
         value, log_det = getattr(_spline(), name)(*arguments)
@@ -74,6 +75,23 @@ def test_first_and_second_derivatives_are_those_of_differences(name):
         for exact, numeric in zip(*tf.test.compute_gradient(
                 tf.function(function), arguments, delta=1e-6)):
             np.testing.assert_allclose(exact, numeric, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize('name', ['forward_and_log_det', 'inverse_and_log_det'])
+def test_gradients_of_what_is_broadcast_are_sums(name):
+    one, parameters = flows.normal([1, 2], 2), flows.normal([4, 3 * BINS - 1, 2], 1)
+    for few, many in [([one, parameters], [tf.repeat(one, 4, 0), parameters]),
+                      ([tf.repeat(one, 4, 0), parameters[:1]],
+                       [tf.repeat(one, 4, 0), tf.repeat(parameters[:1], 4, 0)])]:
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch([few, many])
+            losses = [tf.reduce_sum(tf.sin(tf.stack(getattr(_spline(), name)(*inputs))))
+                      for inputs in (few, many)]
+        for x, a, b in zip(few, tape.gradient(losses[0], few),
+                           tape.gradient(losses[1], many)):
+            assert a.shape == x.shape
+            np.testing.assert_allclose(
+                tf.reduce_sum(a, 0), tf.reduce_sum(b, 0), rtol=1e-12)
 
 
 def test_zero_parameters_are_the_identity():

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import math
 import os
 import zlib
 
@@ -129,6 +130,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
             run.restore(saved, arrays, checkpoint)
         else:
             run.start()
+        run.layout.read()
         with _progress(epochs, len(run.history['epoch']), verbose) as bar:
             while len(run.history['epoch']) < epochs and not run.is_stalled():
                 run.train_epoch()
@@ -140,6 +142,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
                     bar.update()
                 if callback is not None:
                     callback(run.history)
+                    run.layout.read()
         run.finish()
     return run.history
 
@@ -157,7 +160,7 @@ class _Run:
         # the operations, for TensorFlow to run or XLA to compile. One of the user's
         # may know variables by name.
         self.layout = _Separate(self.variables) if optimizer else _Flat(
-            self.variables)
+            self.variables, settings['jit_compile'])
         self.optimizer, self.decay = (optimizer, None) if optimizer else _adam(
             settings, self.steps)
         self.count = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -167,6 +170,8 @@ class _Run:
         self.averages = [] if settings['ema_decay'] is None else [
             tf.Variable(v, trainable=False)
             for v in self.layout.pack(self.variables)]
+        # What is validated, and stays.
+        self.results = self.averages or self.layout.variables
         # What `adapt` learns.
         self.statistics = list(dist.non_trainable_variables)
         self.best, self.initial_loss = None, None
@@ -175,20 +180,19 @@ class _Run:
             self.history['val_loss'] = []
         # XLA takes seconds to compile: only what runs often is worth them. A partial
         # is no function that TF counts the traces of over all fits.
-        self._epoch, self._batch, self._sum, self._replicas, self._copy, self._final = [
+        self._epoch, self._batch, self._sum, self._replicas = [
             tf.function(functools.partial(function), autograph=False,
                         reduce_retracing=True, jit_compile=jit_compile or None)
             for function, jit_compile in [
                 (self._loop, settings['jit_compile']),
                 (self._step, settings['jit_compile']), (self._sum_log_prob, False),
-                (self._per_replica, False), (self._copies, False),
-                (self._averages, False)]]
+                (self._per_replica, False)]]
 
     def start(self):
         """What comes before the first epoch."""
         self._adapt()
         if self.validation is not None:
-            self.initial_loss, self.best = self._validate(), _values(self.variables)
+            self.initial_loss, self.best = self._validate(), _values(self.results)
 
     def _adapt(self):
         """Lets the flow learn from some rows what gradients do not."""
@@ -207,13 +211,6 @@ class _Run:
             chain.adapt(flow, targets, _or_none(conditions))
         _assign(self.averages, _values(self.layout.pack(self.variables)))
 
-    def _averages(self):
-        """Those of the weights, or else the weights."""
-        if not self.averages:
-            return self._copies()
-        return self.layout.unpack(
-            [tf.convert_to_tensor(average) for average in self.averages])
-
     def train_epoch(self):
         """One pass through the data, the validation, and the history of both."""
         epoch = len(self.history['epoch']) + 1
@@ -221,7 +218,7 @@ class _Run:
         # know nothing of the epochs before.
         rng = np.random.default_rng((*self.entropy, epoch))
         seed = tf.constant(rng.spawn(1)[0].integers(2**31, size=2))
-        start = self._copy()
+        start = _values(self.layout.variables)
         if isinstance(self.train, tf.data.Dataset):
             loss = self._dataset_epoch(seed, start)
         else:
@@ -231,7 +228,7 @@ class _Run:
         if self.validation is not None:
             self.history['val_loss'].append(self._validate())
             if epoch == self._best_epoch():
-                self.best = _values(self._final())
+                self.best = _values(self.results)
 
     def _array_epoch(self, rng, seed, start):
         replicas = self.strategy.num_replicas_in_sync
@@ -336,7 +333,7 @@ class _Run:
         if clip is not None:
             scale = times(clip / tf.maximum(norm, clip), scale)
         self.count.assign_add(tf.cast(one, self.count.dtype))
-        variables = self.layout.read()
+        variables = self.layout.variables
         before = [tf.identity(v) for v in variables if jit_compile]
         if self.decay is not None:
             rate = self.decay(self.optimizer.iterations) * tf.cast(one, tf.float32)
@@ -360,13 +357,12 @@ class _Run:
                 average, lambda a, v, keep: a.assign_sub((1. - keep) * (a - v)),
                 (variable, keep))
 
-    def _copies(self):
-        return [tf.identity(v) for v in self.variables]
-
     def _sum_log_prob(self, targets, conditions):
         """With the averages of the weights, where there are some, in their place."""
-        swapped, weights = self.variables if self.averages else [], self._copies()
-        for variable, value in zip(swapped, self._averages()):
+        swapped = self.variables if self.averages else []
+        weights = [tf.identity(v) for v in swapped]
+        for variable, value in zip(swapped, self.layout.unpack(
+                [tf.convert_to_tensor(average) for average in self.averages])):
             variable.assign(value)
         total = tf.reduce_sum(tf.cast(self._log_prob(targets, conditions),
                                       tf.float64))
@@ -412,10 +408,8 @@ class _Run:
 
     def finish(self):
         """Leaves the best weights in the variables, or else the moving average."""
-        if self.best is not None:
-            _assign(self.variables, self.best)
-        elif self.averages:
-            _assign(self.variables, _values(self._final()))
+        _assign(self.layout.variables, self.best or _values(self.results))
+        self.layout.write()
 
     def _stop(self, step, start, *batch):
         """Raises for the batch that was not finite."""
@@ -427,7 +421,8 @@ class _Run:
         kept = 'before that step'
         if not all(np.all(np.isfinite(v)) for v in _values(self.variables)):
             # A gradient may be finite and the step by it too far.
-            _assign(self.variables, _values(start))
+            _assign(self.layout.variables, start)
+            self.layout.write()
             kept = 'the start of the epoch, since the step before spoilt them'
         raise FloatingPointError(
             f'Epoch {len(self.history["epoch"]) + 1}, step {step + 1} of '
@@ -491,11 +486,10 @@ class _Separate:
         self.variables = variables
 
     def read(self):
-        """What the optimizer updates, up to date."""
-        return self.variables
+        """Takes over what the variables are."""
 
     def write(self):
-        """Hands on what it made of them."""
+        """Hands on what the optimizer made of them."""
 
     def pack(self, tensors):
         """Tensors like the variables that are trained -> like those it updates."""
@@ -507,12 +501,18 @@ class _Separate:
 
 
 class _Flat(_Separate):
-    """All of one dtype as one vector."""
+    """All of one dtype as one vector, in which those of one shape are neighbours."""
 
-    def __init__(self, variables):
+    def __init__(self, variables, jit_compile):
         self._trained = variables
-        self._shapes = [v.shape for v in variables]
-        self._dtypes = list(dict.fromkeys(v.dtype for v in variables))
+        self._groups = {}
+        for i, v in enumerate(variables):
+            self._groups.setdefault(v.dtype, {}).setdefault(
+                tuple(v.shape), []).append(i)
+        # XLA compiles a slice for each constant at which it starts, but only one for
+        # each shape where that is an argument.
+        self._indices = [tf.constant(i) for i in range(len(variables))
+                         if jit_compile]
         super().__init__([tf.Variable(v, trainable=False, name='flat')
                           for v in self.pack(variables)])
         # A bias has no reason to be 0: matrices decay.
@@ -522,23 +522,28 @@ class _Flat(_Separate):
     def read(self):
         for variable, value in zip(self.variables, self.pack(self._trained)):
             variable.assign(value)
-        return self.variables
 
     def write(self):
         for variable, value in zip(self._trained, self.unpack(
-                [tf.convert_to_tensor(v) for v in self.variables])):
+                [tf.convert_to_tensor(v) for v in self.variables], self._indices)):
             variable.assign(value)
 
     def pack(self, tensors):
-        return [tf.concat([tf.reshape(tf.convert_to_tensor(x), [-1]) for x in tensors
-                           if x.dtype == dtype], axis=0) for dtype in self._dtypes]
+        return [tf.concat([tf.reshape(tensors[i], [-1])
+                           for members in groups.values() for i in members], axis=0)
+                for groups in self._groups.values()]
 
-    def unpack(self, tensors):
-        parts = {dtype: iter(tf.split(tensor, [
-            shape.num_elements() for shape, v in zip(self._shapes, self._trained)
-            if v.dtype == dtype])) for dtype, tensor in zip(self._dtypes, tensors)}
-        return [tf.reshape(next(parts[v.dtype]), shape)
-                for v, shape in zip(self._trained, self._shapes)]
+    def unpack(self, tensors, indices=()):
+        result = {}
+        for tensor, groups in zip(tensors, self._groups.values()):
+            parts = tf.split(tensor, [len(members) * math.prod(shape)
+                                      for shape, members in groups.items()])
+            for part, (shape, members) in zip(parts, groups.items()):
+                part = tf.reshape(part, [len(members), *shape])
+                result.update(zip(members, [
+                    tf.gather(part, i) for i in indices[:len(members)]
+                ] or tf.unstack(part)))
+        return [result[i] for i in range(len(result))]
 
 
 def _read(path):
