@@ -300,10 +300,14 @@ def _coverage_lines(groups):
         curves = [calibration.coverage_curve(x)[1] for x in levels]
         inside = sum(np.all((lower <= x) & (x <= upper)) for x in curves)
         p_values = [float(calibration.uniformity_test(x)[1]) for x in levels]
+        alphas, pooled = calibration.coverage_curve(np.concatenate(levels))
+        worst = np.argmax(np.abs(pooled - alphas))
         lines.append(
             f'Expected coverage of {name} on {len(levels[0])} fresh draws: {inside} of '
             f'{len(levels)} curves are inside the 95 % band of exact calibration from '
-            f'end to end; p-values {", ".join(f"{p:.2g}" for p in p_values)}.\n')
+            f'end to end; p-values {", ".join(f"{p:.2g}" for p in p_values)}. Regions '
+            f'of credibility {alphas[worst]:.2f} hold {pooled[worst]:.3f} of all draws, '
+            'which is farthest off.\n')
     return lines
 
 

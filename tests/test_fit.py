@@ -229,6 +229,28 @@ def test_averages_begin_where_the_flow_has_adapted():
                                rtol=1e-6)
 
 
+def test_what_a_flow_has_adapted_to_may_be_the_best():
+    dist = flows.dist(ActNorm(2, tf.float64))
+    # Steps that leave the one place where the loss is least.
+    _, history = small(dist, 1e6 * Y, None, validation_data=(1e6 * Y,),
+                       learning_rate=1., epochs=1)
+    np.testing.assert_allclose(dist.bijector.log_scale, np.log(1e6 * Y.std(0)),
+                               rtol=1e-6)
+
+
+def test_training_goes_on_from_weights_that_a_callback_sets():
+    dist, weights = flow_dist(), []
+
+    def callback(history):
+        for v in dist.trainable_variables:
+            v.assign(v + 1.)
+        weights.append(values(dist))
+
+    small(dist, epochs=2, learning_rate=1e-20, weight_decay=0., callback=callback)
+    assert all(np.array_equal(a + 1., b) for a, b in zip(*weights))
+    assert all(np.array_equal(a, b) for a, b in zip(values(dist), weights[1]))
+
+
 @pytest.mark.parametrize('make', [
     adapting_dist, lambda: flows.dist(tfpc.ConditionalChain(
         [ActNorm(2, tf.float64), flow_dist().bijector]))],

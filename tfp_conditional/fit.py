@@ -130,7 +130,6 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
             run.restore(saved, arrays, checkpoint)
         else:
             run.start()
-        run.layout.read()
         with _progress(epochs, len(run.history['epoch']), verbose) as bar:
             while len(run.history['epoch']) < epochs and not run.is_stalled():
                 run.train_epoch()
@@ -191,6 +190,7 @@ class _Run:
     def start(self):
         """What comes before the first epoch."""
         self._adapt()
+        self.layout.read()
         if self.validation is not None:
             self.initial_loss, self.best = self._validate(), _values(self.results)
 
@@ -475,6 +475,7 @@ class _Run:
                     f'{mine.get(key)!r}. Give it the same, or another path.')
         state = self._state()
         _assign(state, arrays[:len(state)])
+        self.layout.read()
         self.best = arrays[len(state):] or None
         self.history, self.initial_loss = saved['history'], saved['initial_loss']
 
