@@ -17,8 +17,8 @@ class RationalQuadratic(transformers.Transformer):
     forward:  y = y_k + h r,                r = (u^2 + a u v) / q
     log |dy/dx| = log(s p) - 2 log(q),      q = 1 + (a + b - 2) u v
                                             p = b u^2 + 2 u v + a v^2
-    inverse:  u = 2 r / (e + sqrt(e^2 + 4 (1 - e) r)), the root that does not cancel,
-              with r = (y - y_k) / h,  e = a - r (a + b - 2)
+    inverse:  u = 2 r / (e + t) = (t - e) / (2 - 2 e), whichever does not cancel,
+              t = sqrt(e^2 + 4 (1 - e) r),  e = a - r (a + b - 2),  r = (y - y_k) / h
     ```
 
     Of the k = 3 K - 1 parameters of a unit, K give widths, K heights (both by a
@@ -122,8 +122,9 @@ def _inverse(inside, y, x_k, w, y_k, h, d_0, d_1):
     # The discriminant is >= 0 but for rounding, and its root is never at 0 in the
     # bin: the bound keeps second derivatives finite.
     tiny = np.finfo(r.dtype.as_numpy_dtype).tiny
-    root = tf.sqrt(tf.maximum(e * e + 4. * (1. - e) * r, tiny))
-    at = _Point(tf.clip_by_value(2. * r / (e + root), 0., 1.), r, w, h, d_0, d_1)
+    total = tf.sqrt(tf.maximum(e * e + 4. * (1. - e) * r, tiny)) + tf.abs(e)
+    u = tf.where(e > 0., 2. * r / total, total / (2. - 2. * tf.minimum(e, 0.)))
+    at = _Point(tf.clip_by_value(u, 0., 1.), r, w, h, d_0, d_1)
 
     def gradients(to_x, to_log):
         to_x_in, to_log = _only(inside, to_x, -to_log)
