@@ -19,15 +19,19 @@ def _spline(**kwargs):
 
 def _stock(parameters):
     """TFP's spline with the bins that our parameters mean."""
-    widths, heights, slopes = np.split(parameters, [BINS, 2 * BINS], axis=-2)
+    widths, heights, multiples = np.split(
+        np.moveaxis(parameters, -2, -1), [BINS, 2 * BINS], axis=-1)
 
     def sizes(logits):
-        weights = np.exp(logits) / np.exp(logits).sum(-2, keepdims=True)
-        return np.moveaxis(2 * BOUND * (0.01 + (1 - 0.01 * BINS) * weights), -2, -1)
+        weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        return 2 * BOUND * (0.01 + (1 - 0.01 * BINS) * weights)
 
-    inner = 0.01 + np.log1p(np.exp(slopes + np.log(np.expm1(0.99))))
+    widths, heights = sizes(widths), sizes(heights)
+    slopes = heights / widths
     return tfb.RationalQuadraticSpline(
-        sizes(widths), sizes(heights), np.moveaxis(inner, -2, -1), range_min=-BOUND)
+        widths, heights, np.sqrt(slopes[..., 1:] * slopes[..., :-1]) * (
+            0.01 + np.log1p(np.exp(multiples + np.log(np.expm1(0.99))))),
+        range_min=-BOUND)
 
 
 @pytest.mark.parametrize('spread', [0.1, 1., 3.])

@@ -81,7 +81,8 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         by the fraction rate * decay; `None` is 0.4.
       clip_norm: greatest global norm of a gradient, or `None`.
       patience: `int`, epochs without a better `val_loss` before stopping; `None` is
-        20 where there is validation.
+        20 where there is validation, and for the default optimizer at least a fifth
+        of `epochs`.
       ema_decay: in (0, 1): validate, and end with, a moving average of the weights
         (shorter in the first steps); or `None`.
       target_noise: standard deviation of Gaussian noise on targets, in training.
@@ -191,6 +192,7 @@ class _Run:
         """What comes before the first epoch."""
         self._adapt()
         self.layout.read()
+        _assign(self.averages, _values(self.layout.variables))
         if self.validation is not None:
             self.initial_loss, self.best = self._validate(), _values(self.results)
 
@@ -209,7 +211,6 @@ class _Run:
             batches = [_rows(self.train, np.sort(rows))]
         for targets, conditions in map(_pair, batches):
             chain.adapt(flow, targets, _or_none(conditions))
-        _assign(self.averages, _values(self.layout.pack(self.variables)))
 
     def train_epoch(self):
         """One pass through the data, the validation, and the history of both."""
@@ -403,8 +404,10 @@ class _Run:
         """Whether `val_loss` got no better for `patience` epochs."""
         if self.validation is None:
             return False
-        patience, epoch = self.settings['patience'], len(self.history['epoch'])
-        return epoch - self._best_epoch() >= (patience or PATIENCE)
+        # On a cosine over many epochs the early ones, of a high rate, are noisy.
+        patience = self.settings['patience'] or max(
+            PATIENCE, self.settings.get('epochs', 0) // 5)
+        return len(self.history['epoch']) - self._best_epoch() >= patience
 
     def finish(self):
         """Leaves the best weights in the variables, or else the moving average."""

@@ -22,8 +22,9 @@ class RationalQuadratic(transformers.Transformer):
     ```
 
     Of the k = 3 K - 1 parameters of a unit, K give widths, K heights (both by a
-    softmax) and K - 1 the inner derivatives (by a softplus); at the ends the
-    derivative is 1. With all parameters 0 the map is the identity.
+    softmax) and K - 1 the derivatives at inner knots, as multiples (by a softplus) of
+    the geometric mean of the slopes on both sides; at the ends the derivative is 1.
+    With all parameters 0 the map is the identity.
     """
 
     def __init__(self, num_bins=8, bound=5., min_bin_size=1e-2, min_derivative=1e-2):
@@ -34,7 +35,8 @@ class RationalQuadratic(transformers.Transformer):
           bound: `float` B > 0, half the width of the interval.
           min_bin_size: `float`, the least width and height of a bin, as a fraction
             of the interval; less than 1 / K. Slopes lie between it and 1 over it.
-          min_derivative: `float` in (0, 1), the least derivative at a knot.
+          min_derivative: `float` in (0, 1), the least derivative at a knot, as a
+            fraction of the geometric mean of the slopes beside it.
 
         Raises:
           ValueError: for values outside these ranges.
@@ -71,37 +73,43 @@ class RationalQuadratic(transformers.Transformer):
         replace a `tf.cumsum`, which XLA is slow to compile.
         """
         count, dtype = self.num_bins, parameters.dtype
-        widths, heights, slopes = tf.split(
+        widths, heights, multiples = tf.split(
             tf.linalg.matrix_transpose(parameters), [count, count, count - 1], -1)
         sizes = 2. * self.bound * self.min_bin_size + (
             2. * self.bound * (1. - self.min_bin_size * count)) * tf.nn.softmax(
                 tf.stack([widths, heights], axis=-2))
-        # Bins that end at or below the value, of which the last never is one.
-        ends = tf.reduce_sum(tf.constant(np.tri(count - 1), dtype) * tf.expand_dims(
+        # Inner knots at or below the value are of bins that end there.
+        knots = tf.reduce_sum(tf.constant(np.tri(count - 1), dtype) * tf.expand_dims(
             sizes[..., int(by_height), :-1], -2), -1) - self.bound
-        passed = tf.cast(tf.expand_dims(value, -1) >= ends, dtype)
+        passed = tf.cast(tf.expand_dims(value, -1) >= knots, dtype)
         one = tf.ones_like(passed[..., :1])
         below = tf.concat([passed, tf.zeros_like(one)], -1)
         chosen = tf.concat([one, passed], -1) - below
-        corners = tf.reduce_sum(tf.expand_dims(below, -2) * sizes, -1) - self.bound
-        sizes = tf.reduce_sum(tf.expand_dims(chosen, -2) * sizes, -1)
-        # At the ends of the interval, softplus(0 + shift) + min_derivative = 1.
+        # softplus(0 + shift) + min_derivative = 1.
         shift = np.log(np.expm1(1. - self.min_derivative))
-        derivatives = self.min_derivative + tf.nn.softplus(shift + tf.stack([
-            tf.reduce_sum(at * slopes, -1)
-            for at in (chosen[..., 1:], chosen[..., :-1])], -1))
-        (x_k, y_k), (w, h), (d_0, d_1) = [
-            tf.unstack(part, axis=-1) for part in (corners, sizes, derivatives)]
-        return x_k, w, y_k, h, d_0, d_1
+        # Were derivatives no multiples of slopes, a spline would wiggle where it is
+        # steep until its network had learnt derivatives as great.
+        roots = tf.sqrt(sizes[..., 1, :] / sizes[..., 0, :])
+        ends = tf.ones_like(roots[..., :1])
+        derivatives = tf.concat([
+            ends, roots[..., :-1] * roots[..., 1:] * (
+                self.min_derivative + tf.nn.softplus(shift + multiples)), ends], -1)
+        x_k, y_k = tf.unstack(tf.reduce_sum(
+            tf.expand_dims(below, -2) * sizes, -1) - self.bound, axis=-1)
+        w, h = tf.unstack(tf.reduce_sum(
+            tf.expand_dims(chosen, -2) * sizes, -1), axis=-1)
+        a, b = (tf.reduce_sum(chosen * at, -1) * w / h
+                for at in (derivatives[..., :-1], derivatives[..., 1:]))
+        return x_k, w, y_k, h, a, b
 
 
 # Gradients are written out: in fewer operations than TensorFlow would trace, and
 # without the root of the inverse, whose derivative is infinite at 0.
 
 @tf.custom_gradient
-def _forward(inside, x, x_k, w, y_k, h, d_0, d_1):
+def _forward(inside, x, x_k, w, y_k, h, a, b):
     """`x` -> `(y, log dy/dx)`."""
-    at = _Point(tf.where(inside, x - x_k, 0.) / w, None, w, h, d_0, d_1)
+    at = _Point(tf.where(inside, x - x_k, 0.) / w, None, w, h, a, b)
 
     def gradients(to_y, to_log):
         to_y_in, to_log = _only(inside, to_y, to_log)
@@ -114,17 +122,16 @@ def _forward(inside, x, x_k, w, y_k, h, d_0, d_1):
 
 
 @tf.custom_gradient
-def _inverse(inside, y, x_k, w, y_k, h, d_0, d_1):
+def _inverse(inside, y, x_k, w, y_k, h, a, b):
     """`y` -> `(x, log dx/dy)`."""
-    r, ratio = tf.where(inside, y - y_k, 0.) / h, w / h
-    a = d_0 * ratio
-    e = a - r * (a + d_1 * ratio - 2.)
+    r = tf.where(inside, y - y_k, 0.) / h
+    e = a - r * (a + b - 2.)
     # The discriminant is >= 0 but for rounding, and its root is never at 0 in the
     # bin: the bound keeps second derivatives finite.
     tiny = np.finfo(r.dtype.as_numpy_dtype).tiny
     total = tf.sqrt(tf.maximum(e * e + 4. * (1. - e) * r, tiny)) + tf.abs(e)
     u = tf.where(e > 0., 2. * r / total, total / (2. - 2. * tf.minimum(e, 0.)))
-    at = _Point(tf.clip_by_value(u, 0., 1.), r, w, h, d_0, d_1)
+    at = _Point(tf.clip_by_value(u, 0., 1.), r, w, h, a, b)
 
     def gradients(to_x, to_log):
         to_x_in, to_log = _only(inside, to_x, -to_log)
@@ -151,15 +158,12 @@ class _Point:
     them, in each kernel that needs them.
     """
 
-    def __init__(self, u, r, w, h, d_0, d_1):
-        self.u, self.v, self.w, self.h = u, 1. - u, w, h
-        self.ratio = w / h
-        self.a, self.b = d_0 * self.ratio, d_1 * self.ratio
-        self.uv = u * self.v
-        self.bend = self.a + self.b - 2.
+    def __init__(self, u, r, w, h, a, b):
+        self.u, self.v, self.w, self.h, self.a, self.b = u, 1. - u, w, h, a, b
+        self.ratio, self.bend, self.uv = w / h, a + b - 2., u * self.v
         self.by_q = 1. / (1. + self.bend * self.uv)
-        self.by_p = 1. / (self.b * u * u + 2. * self.uv + self.a * self.v * self.v)
-        self.r = (u * u + self.a * self.uv) * self.by_q if r is None else r
+        self.by_p = 1. / (b * u * u + 2. * self.uv + a * self.v * self.v)
+        self.r = (u * u + a * self.uv) * self.by_q if r is None else r
 
     def derivative(self):
         """dy/dx."""
@@ -176,14 +180,12 @@ class _Point:
             - self.bend * (self.v - self.u) * self.by_q)
 
     def gradients(self, to_y, to_log, to_x):
-        """Those of `w`, `h`, `d_0`, `d_1`, from those of `y` and `log dy/dx`.
+        """Those of `w`, `h`, `a`, `b`, from those of `y` and `log dy/dx`.
 
         `to_x` is the gradient of `x` from the same.
         """
         by_q, by_p = self.uv * self.by_q, to_log * self.by_p
         both = 2. * to_log * by_q
-        to_a = to_y * self.h * (1. - self.r) * by_q + by_p * self.v * self.v - both
-        to_b = -to_y * self.h * self.r * by_q + by_p * self.u * self.u - both
-        stretch = (to_a * self.a + to_b * self.b - to_log) / self.w
-        return (stretch - self.u * to_x, to_y * self.r - stretch * self.ratio,
-                to_a * self.ratio, to_b * self.ratio)
+        return (-self.u * to_x - to_log / self.w, to_y * self.r + to_log / self.h,
+                to_y * self.h * (1. - self.r) * by_q + by_p * self.v * self.v - both,
+                by_p * self.u * self.u - to_y * self.h * self.r * by_q - both)
