@@ -81,7 +81,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         by the fraction rate * decay; `None` is 0.4.
       clip_norm: greatest global norm of a gradient, or `None`.
       patience: `int`, epochs without a better `val_loss` before stopping; `None` is
-        20 where there is validation, and for the default optimizer at least a fifth
+        20 where there is validation, and for the default optimizer at least a third
         of `epochs`.
       ema_decay: in (0, 1): validate, and end with, a moving average of the weights
         (shorter in the first steps); or `None`.
@@ -404,9 +404,9 @@ class _Run:
         """Whether `val_loss` got no better for `patience` epochs."""
         if self.validation is None:
             return False
-        # On a cosine over many epochs the early ones, of a high rate, are noisy.
+        # Until its cosine falls, a high rate may hide for long what is learnt.
         patience = self.settings['patience'] or max(
-            PATIENCE, self.settings.get('epochs', 0) // 5)
+            PATIENCE, self.settings.get('epochs', 0) // 3)
         return len(self.history['epoch']) - self._best_epoch() >= patience
 
     def finish(self):
