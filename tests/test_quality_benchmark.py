@@ -169,7 +169,7 @@ def test_report_is_written_and_runs_are_not_repeated(tmp_path):
     for name in ('tfp_conditional', 'hand-written TFP'):
         assert f'| {name} |' in text.split('## Two moons')[1]
     assert '| two moons, gap |' in text.split('## Two moons')[0]
-    assert 'Expected coverage of tfp_conditional on 40 fresh draws' in text
+    assert 'Expected coverage of tfp_conditional, on 40 fresh draws each: ' in text
     assert 'Not measured: zuko: ImportError: not here' in text
     for picture in ('quality.png', 'coverage.png'):
         assert (tmp_path / picture).stat().st_size > 10_000
