@@ -306,8 +306,8 @@ def _coverage_lines(groups):
         worst = np.argmax(np.abs(pooled - alphas))
         lines.append(
             f'Expected coverage of {name}, on {len(levels[0])} fresh draws each: '
-            f'{inside} of {len(levels)} curves are inside the 95 % band of exact '
-            f'calibration from end to end, {len(levels) // len(runs)} of each fit. '
+            f'{inside} of {len(levels)} curves, {len(levels) // len(runs)} of each '
+            'fit, are inside the 95 % band of exact calibration from end to end. '
             f'Regions of credibility {alphas[worst]:.2f} hold {pooled[worst]:.3f} of '
             'all draws, which is farthest off.\n')
     return lines
@@ -367,7 +367,7 @@ def _draw(file, found):
     shown = [task for task in tasks.TASKS.values() if _by_model(found, task)]
     rows, columns = max(1, -(-len(shown) // 3)), max(1, min(3, len(shown)))
     figure, axes = plt.subplots(
-        rows, columns, figsize=(4.6 * columns, 3.2 * rows), squeeze=False,
+        rows, columns, figsize=(4.6 * columns, 3.8 * rows), squeeze=False,
         layout='constrained')
     for ax in axes.flat[len(shown):]:
         ax.remove()
@@ -379,7 +379,7 @@ def _draw(file, found):
             ax.plot(values, [i] * len(values), 'o', color=colour, alpha=0.5, mew=0)
             ax.plot([np.mean(values)] * 2, [i - 0.3, i + 0.3], color=colour)
         ax.set_yticks(range(i + 1), [name.replace(' without', '\nwithout') for name in
-                                     reversed(_by_model(found, task))])
+                                     reversed(_by_model(found, task))], fontsize=9)
         ax.set_title(task.name)
         ax.set_xlabel('−log q(y), held out, nats' if key == 'loss' else
                       'gap, nats')
@@ -394,24 +394,27 @@ def _draw(file, found):
 
 
 def _draw_coverage(file, found):
-    """A panel for each task, curves of each run, over the band of exact ones."""
+    """A panel for each task, the curves of its runs, over the band of exact ones."""
     import matplotlib.pyplot as plt
     from tfp_conditional import calibration
     shown = [(task, levels) for task in tasks.TASKS.values() if (levels := [
-        x for r in found if r['task'] == task.name for x in r.get('levels', [])])]
+        x for r in found if (r['task'], r['model']) == (
+            task.name, quality_peers.Ours.name) for x in r.get('levels', [])])]
     if not shown:
         return
-    figure, axes = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 3.2),
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 2.8),
                                 squeeze=False, sharey=True, layout='constrained')
     for ax, (task, levels) in zip(axes[0], shown):
         alphas, lower, upper = calibration.coverage_band(len(levels[0]))
-        ax.fill_between(alphas, lower, upper, color='0.85', linewidth=0)
+        # Less the diagonal, beside which all curves look alike.
+        ax.fill_between(alphas, lower - alphas, upper - alphas, color='0.85',
+                        linewidth=0)
         for part in levels:
-            ax.plot(*calibration.coverage_curve(part), color='C3', alpha=0.3)
-        ax.set(title=task.name, xlabel='credibility', xlim=(0, 1), ylim=(0, 1),
-               aspect='equal')
+            _, curve = calibration.coverage_curve(part)
+            ax.plot(alphas, curve - alphas, color='C3', alpha=0.3)
+        ax.set(title=task.name, xlabel='credibility', xlim=(0, 1))
         ax.spines[['top', 'right']].set_visible(False)
-    axes[0, 0].set_ylabel('coverage')
+    axes[0, 0].set_ylabel('coverage less credibility')
     figure.savefig(file, dpi=150)
     plt.close(figure)
 

@@ -145,7 +145,7 @@ def main(arguments=None):
         name = f'{count:,} simulations'
         print(name)
         results[name] = check(dist, *held_out, options.samples)
-        samples = calibration.given_conditions(dist, observed).sample(
+        samples = tfpc.given(dist, observed).sample(
             len(exact), seed=1).numpy()
         accuracy, _ = calibration.classifier_two_sample_test(exact, samples)
         print(f'  {"classifier, one datum":22} accuracy = {accuracy:.3f}')

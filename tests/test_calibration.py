@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 import tfp_conditional as tfpc
 from tests import flows
 from tfp_conditional import calibration
+from tfp_conditional import density
 
 tfd = tfp.distributions
 
@@ -128,7 +129,7 @@ class Ladder:
 
 @pytest.fixture
 def ladder(monkeypatch):
-    monkeypatch.setattr(calibration, 'given_conditions', Ladder)
+    monkeypatch.setattr(density, 'given', Ladder)
     monkeypatch.setattr(calibration, '_EVENTS', 3 * 9)
     monkeypatch.setattr(Ladder, 'rows', [])
     return flows.dist(LinearGaussian())
@@ -195,7 +196,7 @@ def test_takes_a_dict_of_conditions_in_float32_and_one_dimension():
     rng = np.random.default_rng(0)
     c = {'a': rng.normal(size=[300, 2]), 'b': rng.normal(size=[300, 1])}
     c = {key: value.astype(np.float32) for key, value in c.items()}
-    y = calibration.given_conditions(dist, c).sample(seed=[0, 6]).numpy()
+    y = tfpc.given(dist, c).sample(seed=[0, 6]).numpy()
     ranks = calibration.simulation_based_calibration(
         dist, y, c, 99, log_prob=True, seed=0, verbose=False)
     assert ranks.shape == (300, 2)

@@ -366,7 +366,5 @@ class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
                 event_size, condition_size, order if i % 2 == 0 else order[::-1],
                 hidden_layers, activation, transformer, dtype, seed=(*entropy, i),
                 name=f'layer_{i}') for i in range(count)]
-        super().__init__(layers, validate_args=validate_args, name=name)
-        self._parameters = self._no_dependency(
-            {k: v for k, v in parameters.items() if k != 'self'
-             and not k.startswith('__')})
+        super().__init__(layers, validate_args=validate_args, parameters=parameters,
+                         name=name)

@@ -40,14 +40,12 @@ import contextlib
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_conditional import bijector as bijector_lib
 from tfp_conditional import conditions as conditions_lib
+from tfp_conditional import density
 from tfp_conditional import networks
-from tfp_conditional.fit import _data
-
-tfd = tfp.distributions
+from tfp_conditional.fit import checked_data
 
 _EVENTS = 2**15        # Samples that meet the network at once.
 _SIMULATIONS = 10_000  # Of calibrated results, for simultaneous bands.
@@ -416,7 +414,7 @@ def _ranks(dist, targets, conditions, num_samples, seed, verbose, quantity,
     entropy = networks.resolve_seed(seed)
 
     def compare(seed, targets, conditions, *rows):
-        given = given_conditions(dist, conditions)
+        given = density.given(dist, conditions)
         samples, of_samples, of_targets = None, None, None
         if log_prob:
             samples, of_samples = given.experimental_sample_and_log_prob(
@@ -455,12 +453,6 @@ def _ranks(dist, targets, conditions, num_samples, seed, verbose, quantity,
             f'{np.argmin(good)}. Look at its conditions, or use float64.')
     rng = np.random.default_rng((*entropy, 1))
     return below + rng.integers(0, equal + 1)
-
-
-def given_conditions(dist, conditions):
-    """`dist` for fixed conditions `[..., S]`, with batch shape `[...]`."""
-    return tfd.TransformedDistribution(dist.distribution,
-                                       dist.bijector.condition(conditions))
 
 
 def _levels(ranks, num_samples, seed):
@@ -527,7 +519,7 @@ def _checked(dist, targets, conditions):
     conditional_bijector(dist)
     if isinstance(targets, tf.data.Dataset):
         raise TypeError('`targets` must be an array [N, D]; got a Dataset.')
-    targets, conditions = _data(dist, targets, conditions, 'targets')
+    targets, conditions = checked_data(dist, targets, conditions, 'targets')
     for leaf in tf.nest.flatten(conditions):
         if leaf.shape.rank != 2:
             raise ValueError('`conditions` must have a row for each target, '

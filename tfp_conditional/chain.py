@@ -40,7 +40,8 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
     ```
     """
 
-    def __init__(self, bijectors, validate_args=False, name='conditional_chain'):
+    def __init__(self, bijectors, validate_args=False, parameters=None,
+                 name='conditional_chain'):
         """Constructs the composition.
 
         Args:
@@ -48,13 +49,14 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
             All conditional ones have the same `condition_size` and dtype, and
             events stay vectors throughout.
           validate_args: `bool`, whether to check that values are finite.
+          parameters: `dict` of a subclass' own arguments, as in `tfb.Bijector`.
           name: `str`.
 
         Raises:
           TypeError: for a part that is no `tfb.Bijector`.
           ValueError: for no parts, none conditional, or parts that do not fit.
         """
-        parameters = dict(locals())
+        parameters = dict(locals()) if parameters is None else parameters
         bijectors = tuple(bijectors)
         if not bijectors:
             raise ValueError('`bijectors` must hold at least one bijector.')

@@ -114,7 +114,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         validation_split=validation_split, jit_compile=bool(jit_compile))
     _check_settings(settings, optimizer, validation_data)
     _check_dist(dist)
-    train = _data(dist, targets, conditions, 'targets')
+    train = checked_data(dist, targets, conditions, 'targets')
     validation = _validation(dist, validation_data)
     entropy = networks.resolve_seed(seed)
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -583,7 +583,7 @@ def _adam(settings, steps):
             lambda step: decay * schedule(step))
 
 
-def _data(dist, targets, conditions, label):
+def checked_data(dist, targets, conditions, label):
     """A Dataset, or (targets, conditions) as tensors, their rows checked."""
     if isinstance(targets, tf.data.Dataset):
         spec = targets.element_spec
@@ -635,7 +635,7 @@ def _validation(dist, data):
     if len(pair) > 2:
         raise ValueError('`validation_data` must be (targets, conditions), targets '
                          f'alone, or a Dataset; got {len(pair)} parts.')
-    return _data(dist, *pair, *[None] * (2 - len(pair)), 'validation_data')
+    return checked_data(dist, *pair, *[None] * (2 - len(pair)), 'validation_data')
 
 
 def _split(data, fraction, entropy):

@@ -134,10 +134,8 @@ class ConditionalRealNVP(chain.ConditionalChain):
                     **common, transformer=affine, seed=(*entropy, count, 1),
                     name='base', conditioner=_conditioner(
                         conditioner, np.zeros(event_size, bool), affine)))
-        super().__init__(layers, validate_args=validate_args, name=name)
-        self._parameters = self._no_dependency(
-            {k: v for k, v in parameters.items() if k != 'self'
-             and not k.startswith('__')})
+        super().__init__(layers, validate_args=validate_args, parameters=parameters,
+                         name=name)
 
 
 def _masks(mixing, event_size, count, entropy):
