@@ -145,8 +145,7 @@ def main(arguments=None):
         name = f'{count:,} simulations'
         print(name)
         results[name] = check(dist, *held_out, options.samples)
-        samples = tfpc.given(dist, observed).sample(
-            len(exact), seed=1).numpy()
+        samples = tfpc.given(dist, observed).sample(len(exact), seed=1).numpy()
         accuracy, _ = calibration.classifier_two_sample_test(exact, samples)
         print(f'  {"classifier, one datum":22} accuracy = {accuracy:.3f}')
         if dist is good:
