@@ -94,7 +94,7 @@ def run(model, task, seed, protocol):
                      protocol)
             for i in range(protocol.observations)])
         if hasattr(fitted, 'levels'):
-            # Each seed has its own draws, and no curve those of another.
+            # No two curves share draws, whichever of the `SEEDS` seeds they are of.
             curves = protocol.test_draws // (SEEDS * protocol.samples)
             rows = np.arange(curves * protocol.samples)
             levels = fitted.levels(*(

@@ -41,7 +41,6 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional import bijector as bijector_lib
 from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import density
 from tfp_conditional import networks
@@ -504,11 +503,7 @@ def _rank_edges(num_samples, num_bins):
 
 def conditional_bijector(dist):
     """The bijector of a `dist` that these functions take; raises for others."""
-    flow = getattr(dist, 'bijector', None)
-    if not isinstance(flow, bijector_lib.ConditionalBijector):
-        raise TypeError('`dist` must be a tfd.TransformedDistribution over a '
-                        f'ConditionalBijector; got {type(dist).__name__}'
-                        + (f' over {type(flow).__name__}.' if flow else '.'))
+    flow = density.conditional_bijector(dist, 'dist')
     if dist.batch_shape.rank:
         raise ValueError(f'`dist` must have batch shape []; got {dist.batch_shape}.')
     return flow

@@ -111,12 +111,18 @@ def given(dist, conditions):
     Raises:
       TypeError: for any other distribution.
     """
+    flow = conditional_bijector(dist, 'dist')
+    return tfd.TransformedDistribution(dist.distribution, flow.condition(conditions))
+
+
+def conditional_bijector(dist, label):
+    """The `ConditionalBijector` of a distribution; raises for others."""
     flow = getattr(dist, 'bijector', None)
     if not isinstance(flow, bijector_lib.ConditionalBijector):
-        raise TypeError('`dist` must be a TransformedDistribution over a '
-                        f'ConditionalBijector; got {type(dist).__name__} of '
-                        f'{type(flow).__name__}.')
-    return tfd.TransformedDistribution(dist.distribution, flow.condition(conditions))
+        raise TypeError(f'`{label}` must be a tfd.TransformedDistribution over a '
+                        f'ConditionalBijector; got {type(dist).__name__}'
+                        + (f' over {type(flow).__name__}.' if flow else '.'))
+    return flow
 
 
 def _settings(flow_arguments):

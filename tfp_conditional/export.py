@@ -2,7 +2,6 @@
 
 import tensorflow as tf
 
-from tfp_conditional import bijector as bijector_lib
 from tfp_conditional import density
 
 
@@ -51,12 +50,7 @@ class exportable(tf.Module):  # pylint: disable=invalid-name
         Raises:
           TypeError: for any other distribution.
         """
-        flow = getattr(distribution, 'bijector', None)
-        if not isinstance(flow, bijector_lib.ConditionalBijector):
-            raise TypeError('`distribution` must be a TransformedDistribution whose '
-                            'bijector is a ConditionalBijector; got '
-                            f'{type(distribution).__name__} of '
-                            f'{type(flow).__name__}.')
+        flow = density.conditional_bijector(distribution, 'distribution')
         super().__init__(name=name)
         self._distribution, self._flow = distribution, flow
         conditions = flow._condition_spec.signature([None])
