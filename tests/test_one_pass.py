@@ -1,5 +1,9 @@
 """Each network runs once for a density, a sample, both, and a training step."""
 
+import gc
+import weakref
+
+import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -19,41 +23,61 @@ def _counting():
     return conditioner, layer
 
 
-def _wrap(kind, layer):
-    """The bijector under test and the keyword arguments that it wants."""
-    conditions = {'conditions': C}
-    if kind == 'bare':
-        return layer, conditions
-    if kind == 'chain':
-        return tfpc.ConditionalChain([tfb.Shift(tf.ones(2, tf.float64)), layer,
-                                      tfb.Scale(tf.constant(2., tf.float64))]), conditions
-    if kind == 'invert':
-        return tfb.Invert(layer), conditions
-    if kind == 'condition':
-        return layer.condition(C), {}
-    if kind == 'invert_condition':
-        return tfb.Invert(layer.condition(C)), {}
-    if kind == 'chain_of_condition':
-        return tfb.Chain([tfb.Tanh(), layer.condition(C)]), {}
-    assert kind == 'stock_chain'
-    return tfb.Chain([tfb.Tanh(), layer]), {layer.name: conditions}
+OPERATIONS = ('log_prob', 'prob', 'sample', 'sample_and_log_prob', 'training step')
+ONE = dict.fromkeys(OPERATIONS, 1)
+# TFP's own class asks `forward` and then `forward_log_det_jacobian`, with nothing to
+# tell its two questions from two of a user's. Where a stock bijector stands between it
+# and the flow, so it does for a density; `ConditionalChain` is the way out.
+STOCK = {**ONE, 'sample_and_log_prob': 2}
+STOCK_INVERT = {**dict.fromkeys(OPERATIONS, 2), 'sample': 1}
+STOCK_CHAIN = {**dict.fromkeys(OPERATIONS, 3), 'sample': 1}
 
 
-KINDS = ['bare', 'chain', 'invert', 'condition', 'invert_condition',
-         'chain_of_condition', 'stock_chain']
+def _flow_of_base(bijector):
+    return bijector(flows.base(2))
+
+
+def _stock(bijector):
+    return tfd.TransformedDistribution(flows.base(2), bijector)
+
+
+def _chain(layer):
+    return tfpc.ConditionalChain([tfb.Shift(tf.ones(2, tf.float64)), layer,
+                                  tfb.Scale(tf.constant(2., tf.float64))])
+
+
+# Distribution of a layer, its keyword arguments, and the passes of each operation.
+KINDS = {
+    'flow(base)': (_flow_of_base, {'conditions': C}, ONE),
+    'chain(base)': (lambda layer: _flow_of_base(_chain(layer)), {'conditions': C}, ONE),
+    'inverted(base)': (lambda layer: _flow_of_base(
+        tfpc.ConditionalChain([tfb.Invert(layer)])), {'conditions': C}, ONE),
+    'given': (lambda layer: _flow_of_base(layer).given(C), {}, ONE),
+    'given of a chain': (lambda layer: _flow_of_base(_chain(layer)).given(C), {}, ONE),
+    'condition(base)': (lambda layer: _flow_of_base(layer.condition(C)), {}, ONE),
+    'stock': (_stock, {'conditions': C}, STOCK),
+    'stock over a chain': (lambda layer: _stock(_chain(layer)), {'conditions': C}, STOCK),
+    'stock over condition': (lambda layer: _stock(layer.condition(C)), {}, STOCK),
+    'stock over Invert': (
+        lambda layer: _stock(tfb.Invert(layer)), {'conditions': C}, STOCK_INVERT),
+    'stock over Chain': (
+        lambda layer: _stock(tfb.Chain([tfb.Tanh(), layer])),
+        {'conditional_coupling': {'conditions': C}}, STOCK_CHAIN),
+}
 
 
 @pytest.mark.parametrize('mode', ['eager', 'graph', 'xla'])
 @pytest.mark.parametrize('kind', KINDS)
-def test_one_conditioner_pass(kind, mode):
+def test_passes_of_the_conditioner(kind, mode):
     conditioner, layer = _counting()
-    bijector, kwargs = _wrap(kind, layer)
-    dist = tfd.TransformedDistribution(flows.base(2), bijector)
+    make, kwargs, want = KINDS[kind]
+    dist = make(layer)
     compile_ = {'eager': lambda f: f, 'graph': tf.function,
                 'xla': tf.function(jit_compile=True)}[mode]
+    n = 5 if kwargs else []
     kwargs = {'bijector_kwargs': kwargs} if kwargs else {}
-    n = [] if kind in ('condition', 'invert_condition', 'chain_of_condition') else 5
     y = 0.5 * tf.tanh(flows.normal([5, 2]))
+    conditioner.taken()
 
     @compile_
     def step(y):
@@ -73,8 +97,54 @@ def test_one_conditioner_pass(kind, mode):
     for name, operation in operations.items():
         operation()
         counts[name] = conditioner.taken()
-    assert counts == dict.fromkeys(operations, 1)
-    assert layer._transient.memo is None
+    assert counts == want
+
+
+def test_a_stock_log_prob_leaves_nothing_behind():
+    """What answers TFP's second question lies on a tensor of TFP's own call."""
+    _, layer = _counting()
+    alive = []
+
+    class Watched(tfd.Normal):
+        def _log_prob(self, x):
+            alive.append(weakref.ref(x))
+            return super()._log_prob(x)
+
+    base = tfd.Independent(Watched(tf.zeros(2, tf.float64), tf.ones([], tf.float64)), 1)
+    c = tf.identity(C)
+    tfd.TransformedDistribution(base, layer).log_prob(
+        flows.normal([5, 2]), **flows.given(c))
+    alive.append(weakref.ref(c))
+    del c
+    gc.collect()
+    assert len(alive) == 2 and not any(ref() is not None for ref in alive)
+
+
+@pytest.mark.parametrize('change', ['weights', 'conditions', 'flow'])
+def test_the_density_correction_of_something_else_is_a_pass_of_its_own(change):
+    """The answer is for the very flow and conditions that `inverse` was asked with."""
+    conditioner, layer = _counting()
+    _, other = _counting()
+    other.trainable_variables[0].assign_add(flows.normal([4, 2], 5))
+    y, c = flows.normal([5, 2]), C
+    space = flows.base(2).experimental_local_measure(y, backward_compat=True)[1]
+    x = layer.inverse(y, conditions=c)
+
+    def correction(layer, x, c):
+        return layer.experimental_compute_density_correction(
+            x, space, backward_compat=True, event_ndims=1, conditions=c)[0]
+
+    if change == 'conditions':
+        c = C + 1.
+    elif change == 'flow':
+        layer = other
+    else:
+        # Once answered, a question is asked anew.
+        correction(layer, x, c)
+        conditioner.kernel.assign_add(tf.ones_like(conditioner.kernel))
+    np.testing.assert_allclose(
+        correction(layer, x, c), layer.forward_log_det_jacobian(
+            tf.identity(x), conditions=c), rtol=1e-12)
 
 
 def test_forward_and_log_det_is_one_pass():

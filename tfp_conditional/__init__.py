@@ -10,6 +10,7 @@ from tfp_conditional.coupling import ConditionalCoupling
 from tfp_conditional.coupling import ConditionalElementwise
 from tfp_conditional.density import conditional_density
 from tfp_conditional.density import given
+from tfp_conditional.distribution import ConditionalTransformedDistribution
 from tfp_conditional.dropout import training
 from tfp_conditional.embedding import ConditionalEmbedding
 from tfp_conditional.export import exportable
@@ -39,6 +40,7 @@ __all__ = [
     'ConditionalEmbedding',
     'ConditionalMaskedAutoregressiveFlow',
     'ConditionalRealNVP',
+    'ConditionalTransformedDistribution',
     'InvertibleLinear',
     'MLP',
     'RationalQuadratic',

@@ -205,8 +205,6 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
         self._transformer = coupling.get_transformer(transformer)
         super().__init__(
             event_size, condition_size, dtype=dtype, validate_args=validate_args,
-            is_constant_jacobian=getattr(self._transformer, 'is_constant_jacobian',
-                                         False),
             parameters=parameters, name=name)
         self._order = _check_order(order, self.event_size)
         with tf.name_scope(self.name):

@@ -4,8 +4,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional import _tfp
+from tfp_conditional import compiled
 from tfp_conditional import conditions as conditions_lib
-from tfp_conditional import dropout
 from tfp_conditional import one_pass
 from tfp_conditional.one_pass import FORWARD
 
@@ -66,7 +66,9 @@ class ConditionalBijector(one_pass.OnePassBijector):
           condition_size: `int` S >= 1, the last dimension of `conditions`; or a
             nest (dict, tuple) of such integers for a nest of tensors.
           output_event_size: `int`, the last dimension of `y` where it is not D.
-          is_constant_jacobian: `bool`, whether the log-det is the same for all x.
+          is_constant_jacobian: `bool`, whether the map is affine in x: so TFP reads
+            this name, and answers `mean`, `stddev` and `covariance` by it. A map
+            with the same log-det for all x need not be.
           dtype: floating dtype of x, y, conditions and log-dets.
           validate_args: `bool`, whether to check that values are finite.
           parameters: `dict` of constructor arguments, as in `tfb.Bijector`.
@@ -143,7 +145,55 @@ class ConditionalBijector(one_pass.OnePassBijector):
 
     def _run(self, direction, value, kwargs):
         conditions_lib.reject_unknown(kwargs, self.name)
-        conditions = self._condition_spec.check(kwargs.get('conditions'), self.name)
+        conditions = kwargs.get('conditions')
+        if isinstance(conditions, _Checked):
+            return self._exact_pass(direction, value, conditions.nest)
+        value, conditions = self.check_pass(direction, value, conditions)
+        if not compiled.is_eager():
+            return self._exact_pass(direction, value, conditions)
+        return self._compiled(
+            self, '_compiled_pass', [value, *tf.nest.flatten(conditions)],
+            [value.shape[-1:], *self.condition_shapes], (direction,))
+
+    def _compiled_pass(self, direction, value, *leaves):
+        return self._exact_pass(direction, value, self.checked(leaves).nest)
+
+    @property
+    def condition_shapes(self):
+        """How the shapes of the leaves of `conditions` end, after the batch axes."""
+        return self._condition_spec.shapes
+
+    def condition_signature(self, batch_shape):
+        """A nest of `tf.TensorSpec` for conditions of that batch shape."""
+        return self._condition_spec.signature(batch_shape)
+
+    def checked(self, leaves):
+        """Leaves of conditions that were checked: `conditions` as a pass takes them."""
+        return _Checked(tf.nest.pack_sequence_as(self.condition_size, leaves))
+
+    def check_conditions(self, conditions):
+        """`conditions` as a nest of tensors of one batch shape, or an error.
+
+        Raises:
+          TypeError, ValueError: naming what was expected, what came and what to do.
+        """
+        return self._condition_spec.check(conditions, self.name)
+
+    def batch_shape_of(self, conditions):
+        """The static batch shape of checked conditions."""
+        return self._condition_spec.batch_shape(conditions)
+
+    def batch_shape_tensor_of(self, leaves):
+        """The batch shape of the leaves of checked conditions, as a tensor."""
+        return self._condition_spec.batch_shape_tensor(leaves)
+
+    def check_pass(self, direction, value, conditions):
+        """The arguments of a pass as tensors, the value of the result's batch shape.
+
+        Raises:
+          TypeError, ValueError: naming what was expected, what came and what to do.
+        """
+        conditions = self.check_conditions(conditions)
         label, size = (('x', self._event_size) if direction == FORWARD
                        else ('y', self._output_event_size))
         value = conditions_lib.check_last_dimension(
@@ -156,20 +206,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
                 lambda leaf: tf.debugging.assert_all_finite(
                     leaf, f'`conditions` of {self.name!r} must be finite.'),
                 conditions)
-        if (not tf.executing_eagerly() or tf.config.functions_run_eagerly()
-                or dropout.is_training()):
-            return self._exact_pass(direction, value, conditions)
-        return self._run_compiled(
-            f'_{direction}_pass', [value, *tf.nest.flatten(conditions)],
-            [[size], *self._condition_spec.shapes])
-
-    def _forward_pass(self, value, *leaves):
-        return self._exact_pass(FORWARD, value, tf.nest.pack_sequence_as(
-            self.condition_size, leaves))
-
-    def _inverse_pass(self, value, *leaves):
-        return self._exact_pass(one_pass.INVERSE, value, tf.nest.pack_sequence_as(
-            self.condition_size, leaves))
+        return value, conditions
 
     def _exact_pass(self, direction, value, conditions):
         """`_pass`, its results of exactly the shapes `[..., D]` and `[...]`."""
@@ -222,39 +259,60 @@ class ConditionalBijector(one_pass.OnePassBijector):
 
     def _align(self, direction, value, conditions):
         """Returns `value` with the batch shape of the result, or refuses."""
+        if direction == FORWARD or _tfp.is_drawing():
+            return self._unshared(value, conditions)
+        return self.expanded(value, conditions)
+
+    def expanded(self, value, conditions):
+        """Events `[..., D]`, expanded to the batch shape of checked conditions."""
         batch = value.shape[:-1]
-        condition_batch = self._condition_spec.batch_shape(conditions)
-        if batch == condition_batch and batch.is_fully_defined():
-            return value
-        try:
-            full = tf.broadcast_static_shape(batch, condition_batch)
-        except ValueError as error:
-            raise ValueError(
-                f'The batch shapes of the event {batch.as_list()} and of '
-                f'`conditions` {condition_batch.as_list()} must broadcast, '
-                f'right-aligned, in {self.name!r}.') from error
+        full = self._full_batch(batch, conditions)
         if batch.is_fully_defined() and full == batch:
             return value
-        if direction == FORWARD or _tfp.is_sampling():
-            padded = [1] * (condition_batch.rank - batch.rank) + batch.as_list()
-            if any(have == 1 and want not in (None, 1) for have, want in
-                   zip(padded[::-1], condition_batch.as_list()[::-1])) or (
-                       condition_batch.rank > batch.rank):
-                raise ValueError(self._share_noise_message(batch, condition_batch))
-            if full.is_fully_defined():
-                return value
-            check = tf.debugging.assert_equal(
-                tf.broadcast_dynamic_shape(*self._batches(value, conditions)),
-                tf.shape(value)[:-1],
-                self._share_noise_message(batch, condition_batch))
-            with tf.control_dependencies([check] if check is not None else []):
-                return tf.identity(value)
         if full.is_fully_defined():
             return tf.broadcast_to(value, full + value.shape[-1:])
         shape = tf.broadcast_dynamic_shape(*self._batches(value, conditions))
         return tf.ensure_shape(
             tf.broadcast_to(value, tf.concat([shape, tf.shape(value)[-1:]], 0)),
             full + value.shape[-1:])
+
+    def refuse_shared_noise(self, batch, conditions):
+        """Raises where checked conditions would expand noise of that batch shape.
+
+        Returns:
+          The static batch shape of both; what it leaves open, run time must check.
+        """
+        full = self._full_batch(batch, conditions)
+        condition_batch = self.batch_shape_of(conditions)
+        padded = [1] * (condition_batch.rank - batch.rank) + batch.as_list()
+        if condition_batch.rank > batch.rank or any(
+                have == 1 and want not in (None, 1) for have, want in
+                zip(padded[::-1], condition_batch.as_list()[::-1])):
+            raise ValueError(self._share_noise_message(batch, condition_batch))
+        return full
+
+    def _unshared(self, value, conditions):
+        """Noise `[..., D]`, once it is known that no conditions share it."""
+        batch = value.shape[:-1]
+        if self.refuse_shared_noise(batch, conditions).is_fully_defined() and (
+                batch.is_fully_defined()):
+            return value
+        check = tf.debugging.assert_equal(
+            tf.broadcast_dynamic_shape(*self._batches(value, conditions)),
+            tf.shape(value)[:-1],
+            self._share_noise_message(batch, self.batch_shape_of(conditions)))
+        with tf.control_dependencies([check] if check is not None else []):
+            return tf.identity(value)
+
+    def _full_batch(self, batch, conditions):
+        condition_batch = self.batch_shape_of(conditions)
+        try:
+            return tf.broadcast_static_shape(batch, condition_batch)
+        except ValueError as error:
+            raise ValueError(
+                f'The batch shapes of the event {batch.as_list()} and of '
+                f'`conditions` {condition_batch.as_list()} must broadcast, '
+                f'right-aligned, in {self.name!r}.') from error
 
     def _batches(self, value, conditions):
         return (tf.shape(value)[:-1],
@@ -305,6 +363,13 @@ class ConditionalBijector(one_pass.OnePassBijector):
                         '`bijector.condition(conditions)` or the conditions.')
 
 
+class _Checked:
+    """A nest of tensors that was checked as the conditions of a bijector."""
+
+    def __init__(self, nest):
+        self.nest = nest
+
+
 def _with_last(shape, size):
     """The shape, a vector of integers, with another last element."""
     static = tf.get_static_value(shape)
@@ -321,7 +386,7 @@ class ConditionedBijector(one_pass.OnePassBijector):
         if not isinstance(bijector, ConditionalBijector):
             raise TypeError('`bijector` must be a ConditionalBijector; got '
                             f'{type(bijector).__name__}.')
-        bijector._condition_spec.check(conditions, bijector.name)
+        bijector.check_conditions(conditions)
         conditions = bijector._condition_spec.pack(conditions)
         parameters = dict(locals())
         self._bijector = bijector

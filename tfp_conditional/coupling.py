@@ -40,8 +40,6 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
         self._transformer = get_transformer(transformer)
         super().__init__(
             event_size, condition_size, dtype=dtype, validate_args=validate_args,
-            is_constant_jacobian=getattr(self._transformer, 'is_constant_jacobian',
-                                         False),
             parameters=parameters, name=name)
         self._partition = _Partition(mask)
         self._num_units = self.event_size - self._partition.num_masked

@@ -7,6 +7,7 @@ from tfp_conditional import bijector as bijector_lib
 from tfp_conditional import bounds
 from tfp_conditional import chain
 from tfp_conditional import conditions as conditions_lib
+from tfp_conditional import distribution
 from tfp_conditional import embedding as embedding_lib
 from tfp_conditional import networks
 from tfp_conditional import real_nvp
@@ -46,7 +47,7 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
 
     dist = tfpc.conditional_density(event_size=2, condition_size=3)
     tfpc.fit(dist, targets, conditions, epochs=2, verbose=False)
-    given = tfpc.given(dist, conditions[:5])
+    given = dist.given(conditions[:5])
     samples, log_probs = given.experimental_sample_and_log_prob(100)
     assert samples.shape == [100, 5, 2] and log_probs.shape == [100, 5]
     ```
@@ -69,8 +70,7 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
         `activation` the network is an MLP.
 
     Returns:
-      `tfd.TransformedDistribution` of batch shape `[]` over a `ConditionalBijector`;
-      its methods take `bijector_kwargs={'conditions': ...}`. See `given`.
+      `ConditionalTransformedDistribution` of batch shape `[]`; see its `given`.
 
     Raises:
       TypeError, ValueError: naming the argument, what was expected and what came.
@@ -93,26 +93,29 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
     flow = chain.ConditionalChain([outer, flow], validate_args=validate_args)
     base = tfd.Independent(tfd.Normal(tf.zeros(inner_size, dtype),
                                       tf.ones(inner_size, dtype)), 1)
-    return tfd.TransformedDistribution(base, flow, name=name)
+    return flow(base, name=name)
 
 
 def given(dist, conditions):
-    """Returns `dist` for fixed conditions: a distribution that needs no keyword.
+    """Returns `dist` for given conditions, also where `dist` is one of TFP's own.
+
+    Of a `ConditionalTransformedDistribution` it is the method `given`.
 
     Args:
-      dist: `tfd.TransformedDistribution` over a `ConditionalBijector`, its base of
-        batch shape `[]`.
+      dist: `tfd.TransformedDistribution` over a `ConditionalBijector`.
       conditions: `[..., S]`, or the nest that the bijector takes.
 
     Returns:
-      `tfd.TransformedDistribution` of batch shape `conditions.shape[:-1]` over the
-      same variables, with independent noise for each condition.
+      `ConditionalTransformedDistribution` of batch shape `conditions.shape[:-1]`
+      over the same variables, with independent noise for each condition.
 
     Raises:
       TypeError: for any other distribution.
     """
     flow = conditional_bijector(dist, 'dist')
-    return tfd.TransformedDistribution(dist.distribution, flow.condition(conditions))
+    if not isinstance(dist, distribution.ConditionalTransformedDistribution):
+        dist = flow(dist.distribution, name=dist.name)
+    return dist.given(conditions)
 
 
 def conditional_bijector(dist, label):

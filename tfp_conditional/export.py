@@ -3,13 +3,16 @@
 import tensorflow as tf
 
 from tfp_conditional import density
+from tfp_conditional import distribution as distribution_lib
 
 
 class exportable(tf.Module):  # pylint: disable=invalid-name
     """What `tf.saved_model.save` needs to keep a conditional distribution's methods.
 
-    `tf.saved_model.save(dist)` loads as an object without `log_prob`, since a
-    distribution holds no traced functions. This module does.
+    `tf.saved_model.save(dist)` does it by itself for a
+    `ConditionalTransformedDistribution`, which is what `flow(base)` returns. TFP's
+    own `tfd.TransformedDistribution` loads as an object without `log_prob`: for
+    one of those, save this.
 
     #### Example
 
@@ -21,10 +24,9 @@ class exportable(tf.Module):  # pylint: disable=invalid-name
     tfd = tfp.distributions
 
     flow = tfpc.ConditionalRealNVP(event_size=2, condition_size=3)
-    dist = tfd.TransformedDistribution(
-        tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1), flow)
+    dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
     path = tempfile.mkdtemp()
-    tf.saved_model.save(tfpc.exportable(dist), path)
+    tf.saved_model.save(dist, path)      # or `tfpc.exportable(dist)`
 
     loaded = tf.saved_model.load(path)               # needs no tfp_conditional
     samples = loaded.sample(7, tf.ones([5, 3]))      # [7, 5, 2]
@@ -33,10 +35,14 @@ class exportable(tf.Module):  # pylint: disable=invalid-name
 
     Methods, for conditions `[B, S]` (or a nest of such), with B unknown:
 
-    - `sample(n, conditions)`: `[n, B, D]`, independent noise.
-    - `sample_and_log_prob(n, conditions)`: `[n, B, D]` and `[n, B]`.
+    - `sample(n, conditions, seed)`: `[n, B, D]`, independent noise.
+    - `sample_and_log_prob(n, conditions, seed)`: `[n, B, D]` and `[n, B]`.
     - `log_prob(events, conditions)`: events `[B, D]` or `[n, B, D]`.
     - `forward(latents, conditions)`, `inverse(events, conditions)`: likewise.
+
+    `seed` is two integers, for the same sample each time. Without it noise is fresh
+    in every process and call, whatever `tf.random.set_seed` was. A distribution
+    for given conditions has the same methods without that argument.
     """
 
     def __init__(self, distribution, name='exportable'):
@@ -52,32 +58,9 @@ class exportable(tf.Module):  # pylint: disable=invalid-name
         """
         flow = density.conditional_bijector(distribution, 'distribution')
         super().__init__(name=name)
-        self._distribution, self._flow = distribution, flow
-        conditions = flow._condition_spec.signature([None])
-        n = tf.TensorSpec([], tf.int32)
-
-        self.sample = tf.function(
-            lambda n, conditions: density.given(
-                self._distribution, conditions).sample(n),
-            input_signature=[n, conditions], autograph=False)
-        self.sample_and_log_prob = tf.function(
-            lambda n, conditions: density.given(
-                self._distribution, conditions).experimental_sample_and_log_prob(n),
-            input_signature=[n, conditions], autograph=False)
-        self.log_prob = tf.function(
-            lambda events, conditions: density.given(
-                self._distribution, conditions).log_prob(events),
-            autograph=False)
-        self.forward = tf.function(
-            lambda latents, conditions: flow.forward(latents, conditions=conditions),
-            autograph=False)
-        self.inverse = tf.function(
-            lambda events, conditions: flow.inverse(events, conditions=conditions),
-            autograph=False)
-        for batch in ([None], [None, None]):
-            x = tf.TensorSpec(batch + [flow.event_size], flow.dtype)
-            y = tf.TensorSpec(batch + flow.forward_event_shape([flow.event_size]),
-                              flow.dtype)
-            self.log_prob.get_concrete_function(y, conditions)
-            self.inverse.get_concrete_function(y, conditions)
-            self.forward.get_concrete_function(x, conditions)
+        if not isinstance(distribution,
+                          distribution_lib.ConditionalTransformedDistribution):
+            distribution = flow(distribution.distribution, name=distribution.name)
+        self._distribution = distribution
+        for method, function in distribution.exported_methods().items():
+            setattr(self, method, function)

@@ -3,38 +3,28 @@
 TFP's `Bijector` asks a subclass for a value and for a log-det separately and
 joins the two by a cache keyed by tensor identity, which knows nothing of
 variable updates, tapes, graphs or arrays changed in place. Here both come from
-one method per direction, every answer is computed from the variables and inputs
-as they are now, and only the two questions that make up one call of
-`tfd.TransformedDistribution` share a pass (see `_tfp.density_call`).
+one method per direction, and every answer is computed from the variables and
+inputs as they are now.
+
+`ConditionalTransformedDistribution` asks for both at once. TFP's own
+`tfd.TransformedDistribution` asks for the inverse and then, in the same call, for
+the density correction at the very tensor that it got: to that question alone the
+pass before it answers. The log-det lies on that tensor, and is freed with it.
 """
 
-import collections
 import copy
 import weakref
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 
-from tfp_conditional import _tfp
+from tfp_conditional import compiled
 
-tfb = _tfp.tfb
+tfb, tfd = tfp.bijectors, tfp.distributions
 
 FORWARD, INVERSE = 'forward', 'inverse'
 
-_Memo = collections.namedtuple('_Memo', 'call x y kwargs fldj')
-
-
-class _Transient:
-    """What a bijector may hold but never copies, saves or tracks."""
-
-    def __init__(self):
-        self.memo = None
-        self.functions = {}
-
-    def __deepcopy__(self, memo):
-        return type(self)()
-
-    def __reduce__(self):
-        return type(self), ()
+_NOTE = '_tfp_conditional_note'   # Where a tensor keeps the log-det of its pass.
 
 
 class OnePassBijector(tfb.Bijector):
@@ -49,7 +39,7 @@ class OnePassBijector(tfb.Bijector):
 
     def __init__(self, **kwargs):
         super().__init__(forward_min_event_ndims=1, **kwargs)
-        self._transient = _Transient()
+        self._compiled = compiled.CompiledMethods()
 
     def _run(self, direction, value, kwargs):
         raise NotImplementedError(
@@ -66,54 +56,73 @@ class OnePassBijector(tfb.Bijector):
     @tf.autograph.experimental.do_not_convert
     def inverse(self, y, name='inverse', **kwargs):
         """Returns `x = g^-1(y)`; see the class for shapes."""
-        return self._ask(INVERSE, y, name, kwargs)[0]
+        x, ildj = self._ask(INVERSE, y, name, kwargs)
+        if x is not y:
+            setattr(x, _NOTE, _Note(self, kwargs, -ildj))
+        return x
 
     @tf.autograph.experimental.do_not_convert
     def forward_log_det_jacobian(self, x, event_ndims=None,
                                  name='forward_log_det_jacobian', **kwargs):
         """Returns `log |det dg(x)/dx|`, summed over all but the batch axes."""
-        return self._ask_log_det(FORWARD, x, event_ndims, name, kwargs)
+        return self._over_event(self._ask(FORWARD, x, name, kwargs)[1], event_ndims)
 
     @tf.autograph.experimental.do_not_convert
     def inverse_log_det_jacobian(self, y, event_ndims=None,
                                  name='inverse_log_det_jacobian', **kwargs):
         """Returns `log |det dg^-1(y)/dy|`, summed over all but the batch axes."""
-        return self._ask_log_det(INVERSE, y, event_ndims, name, kwargs)
+        return self._over_event(self._ask(INVERSE, y, name, kwargs)[1], event_ndims)
 
     @tf.autograph.experimental.do_not_convert
-    def forward_and_log_det(self, x, name='forward_and_log_det', **kwargs):
+    def forward_and_log_det(self, x, event_ndims=None, name='forward_and_log_det',
+                            **kwargs):
         """Returns `forward(x)` and `forward_log_det_jacobian(x)` from one pass."""
-        with tf.name_scope(f'{self.name}/{name}'):
-            return self._run(FORWARD, x, kwargs)
+        y, log_det = self._ask(FORWARD, x, name, kwargs)
+        return y, self._over_event(log_det, event_ndims)
 
     @tf.autograph.experimental.do_not_convert
-    def inverse_and_log_det(self, y, name='inverse_and_log_det', **kwargs):
+    def inverse_and_log_det(self, y, event_ndims=None, name='inverse_and_log_det',
+                            **kwargs):
         """Returns `inverse(y)` and `inverse_log_det_jacobian(y)` from one pass."""
-        with tf.name_scope(f'{self.name}/{name}'):
-            return self._run(INVERSE, y, kwargs)
+        x, log_det = self._ask(INVERSE, y, name, kwargs)
+        return x, self._over_event(log_det, event_ndims)
+
+    def experimental_compute_density_correction(
+            self, x, tangent_space, backward_compat=False, **kwargs):
+        """TFP's question for the log-det at what `inverse` has just returned.
+
+        `tfd.TransformedDistribution.log_prob` asks it, in the call that asked for
+        `inverse`, and nobody else does: see the module.
+        """
+        event_ndims = kwargs.get('event_ndims')
+        note = vars(x).pop(_NOTE, None) if hasattr(x, _NOTE) else None
+        given = {key: value for key, value in kwargs.items() if key != 'event_ndims'}
+        if not (backward_compat and note is not None and note.answers(self, given)):
+            return super().experimental_compute_density_correction(
+                x, tangent_space, backward_compat=backward_compat, **kwargs)
+        return tangent_space.transform_dimension_preserving(
+            x, _Answered(self, self._over_event(note.log_det, event_ndims)), **kwargs)
+
+    def __call__(self, value, name=None, **kwargs):
+        """`flow(base)`: a `ConditionalTransformedDistribution` of a distribution.
+
+        Of a bijector it makes a `tfb.Chain`, and of a tensor `forward`, as TFP does.
+        """
+        if isinstance(value, tfd.Distribution):
+            # It is built on this class, as TFP's distributions are on bijectors.
+            from tfp_conditional import distribution
+            return distribution.ConditionalTransformedDistribution(
+                value, self, name=name, **kwargs)
+        return super().__call__(value, name=name, **kwargs)
 
     def _ask(self, direction, value, name, kwargs):
-        """Answers from the pass of this very density call, or by a new one."""
-        call = _tfp.density_call()
-        memo = self._transient.memo
-        if (memo is not None and memo.call is call
-                and value is (memo.x if direction == FORWARD else memo.y)
-                and kwargs.keys() == memo.kwargs.keys()
-                and all(kwargs[k] is memo.kwargs[k] for k in kwargs)):
-            if direction == FORWARD:
-                return memo.y, memo.fldj
-            return memo.x, -memo.fldj
-        self._transient.memo = None
         with tf.name_scope(f'{self.name}/{name}'):
-            result, log_det = self._run(direction, value, kwargs)
-        if call is not None:
-            x, y, fldj = ((value, result, log_det) if direction == FORWARD
-                          else (result, value, -log_det))
-            self._transient.memo = _Memo(call, x, y, kwargs, fldj)
-        return result, log_det
+            return self._run(direction, value, kwargs)
 
-    def _ask_log_det(self, direction, value, event_ndims, name, kwargs):
-        event_ndims = 1 if event_ndims is None else event_ndims
+    def _over_event(self, log_det, event_ndims):
+        """Sums the log-det of vectors over the further axes of an event."""
+        if event_ndims is None:
+            return log_det
         static = tf.get_static_value(event_ndims)
         if static is None or int(static) < 1:
             raise ValueError(
@@ -121,9 +130,6 @@ class OnePassBijector(tfb.Bijector):
                 f'transforms vectors; got {event_ndims}. If this came from a '
                 '`TransformedDistribution`, its base has scalar events: wrap it '
                 'as `tfd.Independent(base, 1)`.')
-        log_det = self._ask(direction, value, name, kwargs)[1]
-        # The second question of a density call is the last: let go of it all.
-        self._transient.memo = None
         if static > 1:
             log_det = tf.reduce_sum(log_det, axis=list(range(1 - int(static), 0)))
         return log_det
@@ -151,7 +157,7 @@ class OnePassBijector(tfb.Bijector):
 
     def __copy__(self):
         clone = object.__new__(type(self))
-        clone.__dict__.update(self.__dict__, _transient=_Transient())
+        clone.__dict__.update(self.__dict__, _compiled=compiled.CompiledMethods())
         return clone
 
     def copy(self, **overrides):
@@ -176,26 +182,36 @@ class OnePassBijector(tfb.Bijector):
                                {**self.parameters, **overrides})
         return clone
 
-    def _run_compiled(self, method, tensors, event_shapes):
-        """Calls a method of this object as a compiled function.
 
-        It is traced once for each combination of ranks, for all batch sizes, and
-        holds this object weakly, lest every flow be a reference cycle.
+class _Note:
+    """The log-det of a pass, and what it was a pass of; holds nothing else alive."""
 
-        Args:
-          method: `str`, its name.
-          tensors: its arguments.
-          event_shapes: how the shape of each ends, after its batch axes.
-        """
-        key = (method, *(tensor.shape.rank for tensor in tensors))
-        function = self._transient.functions.get(key)
-        if function is None:
-            this = weakref.ref(self)
-            function = tf.function(
-                lambda *tensors: getattr(this(), method)(*tensors), autograph=False,
-            ).get_concrete_function(*[
-                tf.TensorSpec([None] * (t.shape.rank - len(shape)) + list(shape),
-                              t.dtype)
-                for t, shape in zip(tensors, event_shapes)])
-            self._transient.functions[key] = function
-        return function(*tensors)
+    def __init__(self, bijector, kwargs, log_det):
+        self._bijector, self.log_det = weakref.ref(bijector), log_det
+        try:
+            self._kwargs = {
+                key: [weakref.ref(leaf) for leaf in tf.nest.flatten(value)]
+                for key, value in kwargs.items()}
+        except TypeError:      # A list of numbers: it answers nothing.
+            self._kwargs = None
+
+    def answers(self, bijector, kwargs):
+        """Whether these are the bijector and the very keyword arguments it is of."""
+        return (self._kwargs is not None and self._bijector() is bijector
+                and kwargs.keys() == self._kwargs.keys() and all(
+                    len(leaves := tf.nest.flatten(kwargs[key])) == len(refs)
+                    and all(ref() is leaf for ref, leaf in zip(refs, leaves))
+                    for key, refs in self._kwargs.items()))
+
+
+class _Answered:
+    """A bijector whose log-det is known."""
+
+    def __init__(self, bijector, log_det):
+        self._bijector, self._log_det = bijector, log_det
+
+    def forward_log_det_jacobian(self, x, event_ndims=None, **kwargs):
+        return self._log_det
+
+    def __getattr__(self, name):
+        return getattr(self._bijector, name)

@@ -1,0 +1,591 @@
+"""`ConditionalTransformedDistribution`: a base distribution seen through a flow."""
+
+import copy
+import functools
+import os
+import threading
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+from tfp_conditional import _tfp
+from tfp_conditional import bijector as bijector_lib
+from tfp_conditional import compiled
+from tfp_conditional import one_pass
+from tfp_conditional.one_pass import FORWARD, INVERSE
+
+tfd = tfp.distributions
+
+_KWARGS = {'distribution_kwargs', 'bijector_kwargs'}
+_lock = threading.RLock()
+
+
+class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
+    """`Y = g(X; c)` for X of a base distribution; what `flow(base)` returns.
+
+    ```none
+    log_prob:  log p(y | c) = log p_X(g^-1(y; c)) + log |det dg^-1(y; c)/dy|
+    sample:    y = g(x; c),  x ~ p_X
+    ```
+
+    It is a `tfd.TransformedDistribution`, and all that takes one takes it. Beyond
+    that its methods make one pass of the flow each, and run, called eagerly, as one
+    compiled function: base, flow and log-det together, traced once for each
+    combination of ranks, for all batch sizes.
+
+    `given(conditions)` is the distribution for given conditions. TFP's own way to
+    pass them, `bijector_kwargs={'conditions': ...}`, is the same flow.
+
+    #### Example
+
+    ```python
+    import tensorflow as tf
+    import tensorflow_probability as tfp
+    import tfp_conditional as tfpc
+    tfd = tfp.distributions
+
+    flow = tfpc.ConditionalRealNVP(event_size=2, condition_size=3)
+    dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
+
+    conditions = tf.ones([5, 3])
+    given = dist.given(conditions)
+    assert given.batch_shape == [5]
+    samples, log_probs = given.experimental_sample_and_log_prob(7)
+    assert samples.shape == [7, 5, 2] and log_probs.shape == [7, 5]
+    same = dist.log_prob(samples, bijector_kwargs={'conditions': conditions})
+    ```
+
+    #### Seeds
+
+    `seed` is an `int`, a TFP stateless seed (two integers) or `None`. The same seed
+    gives the same sample, an `int` too, which TFP does not promise. `None` follows
+    `tf.random.set_seed`.
+
+    #### Copies
+
+    `copy.deepcopy(dist)` has variables of its own: a target network. `dist.copy(...)`
+    shares them, but for those of the parts that it is given. pickle,
+    `tf.train.Checkpoint` and `tf.saved_model.save` (see `exportable`) keep it whole.
+    """
+
+    def __init__(self, distribution, bijector, kwargs_split_fn=None,
+                 validate_args=False, name=None):
+        """Constructs the distribution.
+
+        Args:
+          distribution: `tfd.Distribution` of X, with events `[..., D]`.
+          bijector: `ConditionalBijector` g, or `flow.condition(conditions)`, or
+            another bijector of this package. For stock ones in between use
+            `ConditionalChain`.
+          kwargs_split_fn: as in `tfd.TransformedDistribution`; by default keyword
+            arguments are `distribution_kwargs` and `bijector_kwargs`, and nothing
+            else.
+          validate_args: `bool`, as in `tfd.Distribution`.
+          name: `str`; default the names of both.
+
+        Raises:
+          TypeError: for parts of other types.
+          ValueError: for a base whose events the bijector does not take.
+        """
+        parameters = dict(locals())
+        if not isinstance(distribution, tfd.Distribution):
+            raise TypeError('`distribution` must be a tfd.Distribution; got '
+                            f'{type(distribution).__name__}.')
+        if not isinstance(bijector, one_pass.OnePassBijector):
+            raise TypeError(
+                '`bijector` must be one of this package, such as a '
+                f'ConditionalBijector; got {type(bijector).__name__}. Put stock '
+                'bijectors beside conditional ones into a `ConditionalChain`; for '
+                'none but stock ones there is `tfd.TransformedDistribution`.')
+        # Once, since TFP infers shapes anew at every question.
+        batch_shape, event_shape = distribution.batch_shape, distribution.event_shape
+        bijector.forward_event_shape(event_shape)
+        super().__init__(distribution, bijector, kwargs_split_fn=kwargs_split_fn,
+                         validate_args=validate_args, parameters=parameters,
+                         name=name)
+        self._compiled = compiled.CompiledMethods()
+        self._base_batch_shape, self._base_event_shape = batch_shape, event_shape
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return super()._parameter_properties(dtype, num_classes=num_classes)
+
+    def given(self, conditions, name=None):
+        """Returns the distribution for given conditions, which needs no keyword.
+
+        It costs next to nothing to make: make a new one for each batch.
+
+        Args:
+          conditions: `[..., S]`, or the nest of tensors that the flow takes. Arrays
+            and variables are read at every call.
+          name: `str`.
+
+        Returns:
+          `ConditionalTransformedDistribution` of batch shape
+          `conditions.shape[:-1]` over the same variables, with independent noise
+          for each condition.
+
+        Raises:
+          TypeError, ValueError: for conditions that the flow does not take, and for
+            a distribution whose conditions are given already.
+        """
+        flow = self._bijector
+        if not isinstance(flow, bijector_lib.ConditionalBijector):
+            raise TypeError(
+                f'{self.name!r} takes no conditions: its bijector is a '
+                f'{type(flow).__name__}. Call `given` of the distribution over the '
+                'ConditionalBijector itself.')
+        flow.check_conditions(conditions)
+        given = object.__new__(type(self))
+        # TFP takes milliseconds to make a distribution: it does when something asks
+        # for what these do not answer.
+        vars(given).update(_root=self, _conditions=conditions, _name_given=name,
+                           _is_pending=True)
+        if not tf.executing_eagerly():
+            given._begin()
+        return given
+
+    def __getattr__(self, name):
+        # Only what is not there comes here.
+        if '_root' not in vars(self):
+            raise AttributeError(f'{type(self).__name__!r} object has no attribute '
+                                 f'{name!r}')
+        with _lock:
+            if vars(self).pop('_is_pending', False):
+                with tf.init_scope():
+                    self._begin()
+            return object.__getattribute__(self, name)
+
+    def _begin(self):
+        """Makes all of a `given` distribution."""
+        vars(self).pop('_is_pending', None)
+        root = self._root
+        ConditionalTransformedDistribution.__init__(
+            self, root.distribution, root.bijector.condition(self._conditions),
+            kwargs_split_fn=root._kwargs_split_fn, validate_args=root.validate_args,
+            name=self._name_given or f'{root.name}_given')
+
+    # Called eagerly, TFP's methods run as one compiled function; else as they are.
+
+    def log_prob(self, value, name='log_prob', **kwargs):
+        """Log-densities `[...]` of events `[..., D]`; see `tfd.Distribution`."""
+        self._check_kwargs(kwargs)
+        call = self._eager_call(kwargs)
+        return (super().log_prob(value, name=name, **kwargs) if call is None
+                else call.density('log_prob', value))
+
+    def prob(self, value, name='prob', **kwargs):
+        """Densities `[...]` of events `[..., D]`; see `tfd.Distribution`."""
+        self._check_kwargs(kwargs)
+        call = self._eager_call(kwargs)
+        return (super().prob(value, name=name, **kwargs) if call is None
+                else call.density('prob', value))
+
+    def unnormalized_log_prob(self, value, name='unnormalized_log_prob', **kwargs):
+        """`log_prob`."""
+        return self.log_prob(value, name=name, **kwargs)
+
+    def sample(self, sample_shape=(), seed=None, name='sample', **kwargs):
+        """Samples `[*sample_shape, ..., D]`; see the class for seeds."""
+        self._check_kwargs(kwargs)
+        call, seed = self._eager_call(kwargs), _stateless(seed)
+        return (super().sample(sample_shape, seed=seed, name=name, **kwargs)
+                if call is None else call.draw('sample', sample_shape, seed))
+
+    def experimental_sample_and_log_prob(self, sample_shape=(), seed=None,
+                                         name='sample_and_log_prob', **kwargs):
+        """Samples, as `sample`, and their log-densities, from one pass."""
+        self._check_kwargs(kwargs)
+        call, seed = self._eager_call(kwargs), _stateless(seed)
+        return (super().experimental_sample_and_log_prob(
+            sample_shape, seed=seed, name=name, **kwargs) if call is None
+                else call.draw('sample_and_log_prob', sample_shape, seed))
+
+    def _check_kwargs(self, kwargs):
+        if not kwargs:
+            return
+        unknown = kwargs.keys() - _KWARGS
+        if unknown and self.parameters['kwargs_split_fn'] is None:
+            raise TypeError(
+                f'{self.name!r} takes the keyword arguments {sorted(_KWARGS)}; got '
+                f"{sorted(unknown)}. Pass `bijector_kwargs={{'conditions': ...}}`, "
+                'or use `given(conditions)`, which needs none.')
+
+    def _eager_call(self, kwargs):
+        """What answers for this call, or `None` where TFP's own methods do."""
+        if not compiled.is_eager():
+            return None
+        if '_root' in vars(self) and not kwargs:
+            return _EagerCall(self._root, self._conditions, True)
+        own, given = self._kwargs_split_fn(kwargs)
+        flow, bijector = self._flow(), self.bijector
+        if flow is bijector:
+            fits, conditions = given.keys() <= {'conditions'}, given.get('conditions')
+        else:
+            fits, conditions = not given, getattr(bijector, 'conditions', None)
+        if (own or not fits or not isinstance(flow, bijector_lib.ConditionalBijector)
+                or not self._base_batch_shape.is_fully_defined()):
+            return None
+        return _EagerCall(self, conditions, flow is not bijector)
+
+    def _flow(self):
+        """The bijector, without the conditions that it may have been given."""
+        bijector = self.bijector
+        return (bijector.bijector if isinstance(
+            bijector, bijector_lib.ConditionedBijector) else bijector)
+
+    def _compiled_density(self, method, value, *leaves):
+        flow = self._flow()
+        x, ildj = flow.inverse_and_log_det(
+            value, event_ndims=self._event_ndims(), conditions=flow.checked(leaves))
+        log_prob = _sum(self.distribution.log_prob(x), ildj)
+        return tf.exp(log_prob) if method == 'prob' else log_prob
+
+    def _compiled_draw(self, method, sample_rank, numbers, *leaves):
+        seed, sample_shape, batch_shape = tf.split(
+            numbers, [2, sample_rank, numbers.shape[0] - 2 - sample_rank])
+        return self._draw(method, seed, sample_shape, batch_shape, *leaves)
+
+    def _draw(self, method, seed, sample_shape, batch_shape, *leaves):
+        base, flow = self.distribution, self._flow()
+        if batch_shape.shape[0]:
+            base = tfd.BatchBroadcast(base, with_shape=batch_shape)
+        conditions = flow.checked(leaves)
+        if method == 'sample':
+            x = base.sample(sample_shape, seed=seed)
+            return flow.forward(x, conditions=conditions)
+        x, log_prob = base.experimental_sample_and_log_prob(sample_shape, seed=seed)
+        y, fldj = flow.forward_and_log_det(
+            x, event_ndims=self._event_ndims(), conditions=conditions)
+        return y, _sum(log_prob, -fldj)
+
+    def _event_ndims(self):
+        return self._base_event_shape.rank
+
+    def compiled(self, method, batch_shape=(), frozen=False, seed=None,
+                 jit_compile=True):
+        """Returns a method compiled for one shape, from NumPy to NumPy: the hot loop.
+
+        It is for the call that is made at every step of an environment, and checks
+        nothing but what TensorFlow does. Compiling takes seconds, once.
+
+        ```python
+        import numpy as np
+        import tensorflow as tf
+        import tensorflow_probability as tfp
+        import tfp_conditional as tfpc
+        tfd = tfp.distributions
+
+        flow = tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,))
+        dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
+        act = dist.compiled('sample')
+        action = act(np.zeros(3, np.float32))                  # an array [2]
+        log_prob = dist.compiled('log_prob', batch_shape=[64])
+        log_probs = log_prob(np.zeros([64, 2]), np.zeros([64, 3]))
+        ```
+
+        Args:
+          method: `'sample'` or `'sample_and_log_prob'`, called with conditions, one
+            event for each; `'log_prob'`, `'forward'` or `'inverse'`, called with
+            events or latents `[*batch_shape, D]` and conditions.
+          batch_shape: that of the conditions, `[*batch_shape, S]`.
+          frozen: `bool`, whether to take the weights as they are now for constants:
+            faster, and deaf to training. Else they are those of the moment.
+          seed: `int`, for the same sequence of samples; `None` follows
+            `tf.random.set_seed`.
+          jit_compile: `bool`, whether to compile by XLA.
+
+        Returns:
+          A function of arrays that returns an array, or a tuple of two for
+          `'sample_and_log_prob'`.
+
+        Raises:
+          TypeError: for a distribution whose conditions are given already.
+          ValueError: for another `method`.
+        """
+        if self.bijector is not self._flow() or not isinstance(
+                self.bijector, bijector_lib.ConditionalBijector):
+            raise TypeError(f'{self.name!r} takes no conditions to be called with; '
+                            'compile the method of the distribution that does.')
+        return _HotLoop(self, method, tf.TensorShape(batch_shape).as_list(), frozen,
+                        seed, jit_compile)
+
+    # What TFP's methods call: one pass each.
+
+    def _log_prob(self, y, **kwargs):
+        own, given = self._kwargs_split_fn(kwargs)
+        x, ildj = self.bijector.inverse_and_log_det(
+            y, event_ndims=self._event_ndims(), **given)
+        return _sum(self.distribution.log_prob(x, **own), ildj)
+
+    def _prob(self, y, **kwargs):
+        return tf.exp(self._log_prob(y, **kwargs))
+
+    def _sample_and_log_prob(self, sample_shape, seed, **kwargs):
+        own, given = self._kwargs_split_fn(kwargs)
+        base, batch_shape = self.distribution, self.batch_shape
+        if batch_shape != base.batch_shape or not batch_shape.is_fully_defined():
+            base = tfd.BatchBroadcast(base, with_shape=self.batch_shape_tensor())
+        x, log_prob = base.experimental_sample_and_log_prob(
+            sample_shape, seed=seed, **own)
+        y, fldj = self.bijector.forward_and_log_det(
+            x, event_ndims=self._event_ndims(), **given)
+        return y, _sum(log_prob, -fldj)
+
+    # Copies and exports.
+
+    def exported_methods(self):
+        """Name -> `tf.function`, as `exportable` describes them.
+
+        What they run is what eager calls run, so that values are the same bit for bit.
+        """
+        flow, base_batch = self._flow(), self._base_batch_shape
+        given = self.bijector is not flow
+        # The conditions, where they are arguments.
+        signature = [] if given else [flow.condition_signature([None])]
+        batch = self.batch_shape.as_list() if given else [None]
+
+        def leaves_of(conditions):
+            return tf.nest.flatten(flow.check_conditions(
+                *conditions or [self.bijector.conditions]))
+
+        def of_value(run, size):
+            call = tf.function(lambda value, *conditions: run(
+                value, *leaves_of(conditions)), autograph=False)
+            for shape in (batch, [None, *batch]):
+                call.get_concrete_function(
+                    tf.TensorSpec([*shape, size], flow.dtype), *signature)
+            return call
+
+        def of_seed(method):
+            def run(n, seed, *conditions):
+                leaves = leaves_of(conditions)
+                if seed is None:
+                    # The operation itself: its seed of 0 is fresh in each process,
+                    # where that of a `tf.random` function is kept by the export.
+                    seed = tf.raw_ops.RandomUniformInt(
+                        shape=[2], minval=tf.int32.min, maxval=tf.int32.max)
+                shape = flow.batch_shape_tensor_of(leaves)
+                if base_batch.rank:
+                    shape = tf.broadcast_dynamic_shape(shape, base_batch)
+                n, none = tf.expand_dims(n, 0), tf.zeros([0], tf.int32)
+                shapes = ((n, shape) if base_batch.rank else
+                          (tf.concat([n, shape], 0), none))
+                return self._draw(method, seed, *shapes, *leaves)
+            call = tf.function(
+                (lambda n, seed=None: run(n, seed)) if given else
+                lambda n, conditions, seed=None: run(n, seed, conditions),
+                autograph=False)
+            n, seed = tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)
+            call.get_concrete_function(n, *signature)
+            call.get_concrete_function(n, *signature, seed=seed)
+            return call
+
+        size = flow.event_size
+        output_size = flow.forward_event_shape([size])[-1]
+        return {
+            'sample': of_seed('sample'),
+            'sample_and_log_prob': of_seed('sample_and_log_prob'),
+            'log_prob': of_value(functools.partial(
+                self._compiled_density, 'log_prob'), output_size),
+            'forward': of_value(lambda *args: flow._compiled_pass(
+                FORWARD, *args)[0], size),
+            'inverse': of_value(lambda *args: flow._compiled_pass(
+                INVERSE, *args)[0], output_size)}
+
+    def _trackable_children(self, save_type='checkpoint', **kwargs):
+        # What `tf.saved_model.save` and `tf.train.Checkpoint` ask: see `_tfp`.
+        if vars(self).get('_is_pending'):
+            self.batch_shape
+        children = dict(super()._trackable_children(save_type, **kwargs))
+        if save_type == _tfp.SAVED_MODEL:
+            children.update(self.exported_methods())
+        return children
+
+    def copy(self, **overrides):
+        """Returns a distribution with other arguments, and the variables of its parts."""
+        return type(self)(**{**self.parameters, **overrides})
+
+    def __copy__(self):
+        return self.copy()
+
+    def __deepcopy__(self, memo):
+        clone = type(self)(**{key: _deepcopy(value, memo)
+                              for key, value in self.parameters.items()})
+        memo[id(self)] = clone
+        return clone
+
+    def __reduce__(self):
+        return _rebuild, (type(self), _packed(self.parameters))
+
+
+class _EagerCall:
+    """One eager call: its arguments checked as they are, then run compiled."""
+
+    def __init__(self, dist, conditions, has_own_batch):
+        self._dist, self._flow, self._conditions = dist, dist._flow(), conditions
+        # Whether the distribution has the batch shape of the conditions.
+        self._has_own_batch = has_own_batch
+
+    def density(self, method, value):
+        value, conditions = self._flow.check_pass(INVERSE, value, self._conditions)
+        return self._run('_compiled_density', value, [value.shape[-1]], conditions,
+                         (method,))
+
+    def draw(self, method, sample_shape, seed):
+        flow, batch = self._flow, self._dist._base_batch_shape
+        shape = np.atleast_1d(np.asarray(sample_shape, np.int64)).tolist()
+        sample_rank = len(shape)
+        conditions = flow.check_conditions(self._conditions)
+        if self._has_own_batch:
+            full = tf.broadcast_static_shape(batch, flow.batch_shape_of(conditions))
+            if full != batch:
+                shape = shape + full.as_list()
+                # Where the base has no batch shape, these are so many samples more.
+                sample_rank += 0 if batch.rank else full.rank
+        else:
+            flow.refuse_shared_noise(
+                shape + batch + self._dist._base_event_shape[:-1], conditions)
+        if seed is None:
+            seed = _fresh_seed()
+        numbers = tf.constant([*np.asarray(seed, np.int64).tolist(), *shape], tf.int32)
+        return self._run('_compiled_draw', numbers, numbers.shape, conditions,
+                         (method, sample_rank))
+
+    def _run(self, method, first, event_shape, conditions, static):
+        return self._dist._compiled(
+            self._dist, method, [first, *tf.nest.flatten(conditions)],
+            [event_shape, *self._flow.condition_shapes], static)
+
+
+class _HotLoop:
+    """What `compiled` returns."""
+
+    def __init__(self, dist, method, batch_shape, frozen, seed, jit_compile):
+        self._rng = np.random.default_rng(np.abs(
+            _fresh_seed() if seed is None else _stateless(seed)))
+        self._draws = method in ('sample', 'sample_and_log_prob')
+        flow, base_batch = dist.bijector, dist._base_batch_shape
+        shapes = ([], batch_shape) if base_batch.rank else (batch_shape, [])
+        size = [flow.event_size]
+        if self._draws:
+            first = tf.TensorSpec([2], tf.int32)
+
+            def run(seed, *leaves):
+                return dist._draw(method, seed, *(
+                    tf.constant(shape, tf.int32, [len(shape)]) for shape in shapes),
+                                  *leaves)
+        elif method == 'log_prob':
+            run = functools.partial(dist._compiled_density, 'log_prob')
+            size = flow.forward_event_shape(size)
+        elif method in (FORWARD, INVERSE):
+            size = size if method == FORWARD else flow.forward_event_shape(size)
+
+            def run(*arguments):
+                return flow._compiled_pass(method, *arguments)[0]
+        else:
+            raise ValueError(
+                "`method` must be 'sample', 'sample_and_log_prob', 'log_prob', "
+                f"'forward' or 'inverse'; got {method!r}.")
+        if not self._draws:
+            first = tf.TensorSpec([*batch_shape, *size], flow.dtype)
+        leaves = tf.nest.flatten(flow.condition_signature(batch_shape))
+        specs = leaves if self._draws else [first, *leaves]
+        self._dtypes = [spec.dtype for spec in specs]
+        self._is_flat = len(leaves) == 1 and isinstance(flow.condition_size, int)
+
+        def compile_(run, jit_compile=None):
+            return tf.function(run, autograph=False, jit_compile=jit_compile or None
+                               ).get_concrete_function(first, *leaves)
+
+        if frozen:
+            traced = compile_(run)
+            constant = _tfp.freeze(traced)
+
+            def run(*arguments):
+                return tf.nest.pack_sequence_as(
+                    traced.structured_outputs, constant(*arguments))
+        self._function = compile_(run, jit_compile)
+        self(*[np.zeros(spec.shape, spec.dtype.as_numpy_dtype) for spec in specs])
+
+    def __call__(self, *arguments):
+        """Returns what the method does, as NumPy arrays."""
+        flat = arguments if self._is_flat else tf.nest.flatten(arguments)
+        tensors = [tf.constant(value, dtype) for value, dtype in zip(
+            flat, self._dtypes, strict=True)]
+        if self._draws:
+            tensors.insert(0, tf.constant(
+                self._rng.integers(-2**31, 2**31, 2, np.int32)))
+        result = self._function(*tensors)
+        return (tuple(part.numpy() for part in result) if isinstance(result, tuple)
+                else result.numpy())
+
+
+def _sum(log_prob, log_det):
+    return log_prob + tf.cast(log_det, log_prob.dtype)
+
+
+def _stateless(seed):
+    """A seed that means the same at every call; `None` stays what it is."""
+    if callable(seed):          # A `tfp.util.SeedStream`.
+        seed = seed()
+    if isinstance(seed, (int, np.integer)):
+        return _wrapped([int(seed) >> 32, int(seed)])
+    return seed
+
+
+def _wrapped(numbers):
+    """Integers as those of 32 bits, with a sign, that have the same lowest bits."""
+    return [(number + 2**31) % 2**32 - 2**31 for number in numbers]
+
+
+def _fresh_seed():
+    """Two integers that follow `tf.random.set_seed`, or else are never the same."""
+    numbers = tf.compat.v1.get_seed(None)
+    if numbers[0] is None:
+        numbers = np.frombuffer(os.urandom(8), np.int32).tolist()
+    return _wrapped(numbers)
+
+
+def _deepcopy(value, memo):
+    """`copy.deepcopy`, where TFP's distributions have none that works."""
+    if id(value) in memo or isinstance(value, ConditionalTransformedDistribution):
+        return copy.deepcopy(value, memo)
+    if isinstance(value, tfd.Distribution):
+        clone = type(value)(**{key: _deepcopy(part, memo)
+                               for key, part in value.parameters.items()})
+        memo[id(value)] = clone
+        return clone
+    if type(value) in (list, tuple):
+        return type(value)(_deepcopy(part, memo) for part in value)
+    return copy.deepcopy(value, memo)
+
+
+class _Packed:
+    """A distribution as its type and its arguments, which pickle takes."""
+
+    def __init__(self, dist):
+        self.type, self.parameters = type(dist), _packed(dist.parameters)
+
+
+def _packed(value):
+    if isinstance(value, dict):
+        return {key: _packed(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_packed, value))
+    return _Packed(value) if isinstance(value, tfd.Distribution) else value
+
+
+def _rebuild(cls, parameters):
+    return cls(**{key: _unpacked(part) for key, part in parameters.items()})
+
+
+def _unpacked(value):
+    if isinstance(value, dict):
+        return {key: _unpacked(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_unpacked, value))
+    if isinstance(value, _Packed):
+        return _rebuild(value.type, value.parameters)
+    return value
