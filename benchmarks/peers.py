@@ -2,12 +2,13 @@
 
 An `Implementation` offers operations on a batch, each a function of its own kind
 of tensors `(y [B, D], c [B, S])`: those of `OPERATIONS`, of which `train` is a loss,
-its gradients and one step of Adam, and `forward` (noise to data) and `inverse`. A
-package that is not installed raises `ImportError`, one that cannot do this
-`NotImplementedError`.
+its gradients and one step of Adam, `forward` (noise to data) and `inverse`; `Ours`
+also those of `GIVEN`. A package that is not installed raises `ImportError`, one that
+cannot do this `NotImplementedError`.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 
@@ -20,6 +21,9 @@ import tfp_conditional as tfpc
 tfd, tfb = tfp.distributions, tfp.bijectors
 
 OPERATIONS = ('log_prob', 'sample', 'sample_and_log_prob', 'train')
+CALLS = OPERATIONS[:3]
+# The same of `given(c)`, which in other packages is the only way.
+GIVEN = {f'given_{operation}': operation for operation in CALLS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +68,11 @@ class Implementation:
     #   num_parameters            a property
     #   tensor(array)             float32 of the package's own kind
     #   sampler(n, mode)          a new function (c) -> n samples each, [n, B, D]
+    #   hot(operation, batch)     by name, functions (y, c) from NumPy to NumPy
 
 
 class _TensorFlow(Implementation):
-    """What the three TensorFlow implementations share.
+    """What the TensorFlow implementations share.
 
     With equal seeds their `networks` hold equal values in the same order.
     """
@@ -113,22 +118,16 @@ class _TensorFlow(Implementation):
             return function
         return tf.function(function, jit_compile=True if mode == 'XLA' else None)
 
-    def gradient(self, y, c):
-        return self._loss_and_gradients(y, c)[1]
-
     def train(self, y, c):
-        loss, gradients = self._loss_and_gradients(y, c)
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(self.log_prob(y, c))
+        gradients = tape.gradient(loss, self.variables)
         self._optimizer.apply_gradients(zip(gradients, self.variables))
         return loss
 
-    def _loss_and_gradients(self, y, c):
-        with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(self.log_prob(y, c))
-        return loss, tape.gradient(loss, self.variables)
-
 
 class Ours(_TensorFlow):
-    """This package, through `tfd.TransformedDistribution`."""
+    """This package: `flow(base)`."""
 
     name = 'tfp_conditional'
 
@@ -138,7 +137,10 @@ class Ours(_TensorFlow):
             architecture.num_layers, architecture.hidden_layers, seed=seed)
         self._finish(architecture,
                      [layer._conditioner for layer in self.flow.bijectors])
-        self.distribution = tfd.TransformedDistribution(self.base, self.flow)
+        self.distribution = self.flow(self.base)
+
+    def given(self, c):
+        return self.distribution.given(c)
 
     def log_prob(self, y, c):
         return self.distribution.log_prob(y, bijector_kwargs={'conditions': c})
@@ -151,15 +153,48 @@ class Ours(_TensorFlow):
         return self.distribution.experimental_sample_and_log_prob(
             y.shape[0], bijector_kwargs={'conditions': c})
 
+    def given_log_prob(self, y, c):
+        return self.given(c).log_prob(y)
+
+    def given_sample(self, y, c):
+        return self.given(c).sample()
+
+    def given_sample_and_log_prob(self, y, c):
+        return self.given(c).experimental_sample_and_log_prob()
+
     def many(self, c, n):
-        return tfd.TransformedDistribution(
-            self.base, self.flow.condition(c)).sample(n)
+        return self.given(c).sample(n)
+
+    def hot(self, operation, batch):
+        eager = getattr(self, f'given_{operation}')
+        found = {'`given(c)`, eager': lambda y, c: _to_numpy(eager(y, c))}
+        for end, frozen in (('', False), (', frozen', True)):
+            for mode, jit_compile in (('XLA', True), ('graph', False)):
+                call = self.distribution.compiled(
+                    operation, [batch], frozen=frozen, jit_compile=jit_compile)
+                found[f'`compiled`, {mode}{end}'] = (
+                    call if operation == 'log_prob'
+                    else lambda y, c, call=call: call(c))
+        return found
 
     def forward(self, x, c):
         return self.flow.forward(x, conditions=c)
 
     def inverse(self, y, c):
         return self.flow.inverse(y, conditions=c)
+
+
+class StockClass(Ours):
+    """`tfd.TransformedDistribution` over this package's flow."""
+
+    name = 'stock class over the flow'
+
+    def build(self, architecture, seed):
+        super().build(architecture, seed)
+        self.distribution = tfd.TransformedDistribution(self.base, self.flow)
+
+    def given(self, c):
+        return tfd.TransformedDistribution(self.base, self.flow.condition(c))
 
 
 class Floor(_TensorFlow):
@@ -346,6 +381,12 @@ class _Torch(Implementation):
         import torch
         return torch.no_grad()(lambda c: self.many(c, n))
 
+    def hot(self, operation, batch):
+        import torch
+        run = self.operation(operation, 'eager')
+        return {'eager': lambda y, c: _to_numpy(
+            run(torch.from_numpy(y), torch.from_numpy(c)))}
+
     def train(self, y, c):
         self._optimizer.zero_grad()
         loss = -self.log_prob(y, c).mean()
@@ -376,12 +417,6 @@ class Zuko(_Torch):
 
     def sample_and_log_prob(self, y, c):
         return self.flow(c).rsample_and_log_prob()
-
-    def inverse_and_log_det(self, y, c):
-        return self.flow(c).transform.call_and_ladj(y)
-
-    def forward_and_log_det(self, x, c):
-        return self.flow(c).transform.inv.call_and_ladj(x)
 
     def many(self, c, n):
         return self.flow(c).sample((n,))
@@ -496,8 +531,12 @@ class FlowJAX(Implementation):
     def operation(self, name, mode):
         if name == 'train':
             return self._train()
+        return self._jit(self._function(name))
+
+    def _function(self, name):
+        """Returns the operation as `(flow, key, y, c)`."""
         import jax
-        return self._jit({
+        return {
             'log_prob': lambda flow, key, y, c: flow.log_prob(y, c),
             'sample': lambda flow, key, y, c: flow.sample(key, (), c),
             'sample_and_log_prob':
@@ -506,7 +545,40 @@ class FlowJAX(Implementation):
                 flow.bijection.transform)(x, c),
             'inverse': lambda flow, key, y, c: jax.vmap(
                 flow.bijection.inverse)(y, c),
-        }[name])
+        }[name]
+
+    def hot(self, operation, batch):
+        import jax
+        function, draws = self._function(operation), operation != 'log_prob'
+
+        @jax.jit
+        def run(arrays, key, y, c):
+            return function(self._flow(arrays), key, y, c)
+
+        @jax.jit
+        def step(arrays, key, y, c):
+            key, now = jax.random.split(key) if draws else (None, None)
+            return key, function(self._flow(arrays), now, y, c)
+
+        def split_before(key, y, c):
+            key, now = jax.random.split(key)
+            return key, run(self._arrays, now, y, c)
+
+        def loop(step):
+            key = self._key if draws else None
+
+            def next_(y, c):
+                nonlocal key
+                key, result = step(key, None if draws else y, c)
+                return jax.tree.map(np.asarray, result)
+            return next_
+
+        found = {'jit': loop(functools.partial(step, self._arrays)),
+                 'jit, frozen': loop(jax.jit(
+                     lambda key, y, c: step(self._arrays, key, y, c)))}
+        if draws:
+            found['jit, key split before'] = loop(split_before)
+        return found
 
     def _train(self):
         import jax
@@ -551,8 +623,14 @@ class NormFlows(Implementation):
                                   'write this implementation')
 
 
-TENSORFLOW = (Floor, Ours, StockTFP)
+TENSORFLOW = (Floor, Ours, StockClass, StockTFP)
 PEERS = (Zuko, NFlows, FlowJAX, NormFlows)
+
+
+def _to_numpy(result):
+    """A tensor of TensorFlow or PyTorch, or a tuple of them, as NumPy arrays."""
+    return (tuple(map(_to_numpy, result)) if isinstance(result, tuple)
+            else result.numpy())
 
 
 def available(architecture, kinds=TENSORFLOW + PEERS):

@@ -10,7 +10,8 @@ must give the same numbers. A package that is missing is reported.
 
 Every round calls each implementation in turn, in an order shuffled anew, so that
 whatever else the machine does falls on all alike. A median is that of the rounds'.
-Measure on an idle machine; two cores take about eighteen minutes.
+Measure on an idle machine; two cores take about twenty minutes. Memory is that of
+processes of their own, two at once.
 """
 
 import os
@@ -21,9 +22,11 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 # pylint: disable=wrong-import-position
 import argparse
+import concurrent.futures
 import ctypes
 import dataclasses
 import datetime
+import gc
 import importlib.metadata
 import json
 import pathlib
@@ -45,7 +48,7 @@ from peers import Architecture, Floor, Ours
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
-SECTIONS = ('main', 'yardsticks', 'sweeps', 'imports', 'memory')
+SECTIONS = ('main', 'eager', 'hot', 'sweeps', 'imports', 'memory', 'fits')
 # Of nflows and FlowJAX the package itself is empty.
 PACKAGES = ('tensorflow', 'tensorflow_probability', 'tfp_conditional', 'torch',
             'zuko', 'nflows.flows', 'normflows', 'jax', 'flowjax.flows')
@@ -58,7 +61,7 @@ class Settings:
     """How much is measured."""
     architecture: Architecture = Architecture()
     batches: tuple = (1, 256, 4096)
-    yardstick_batches: tuple = (1, 256)
+    hot_batch: int = 1
     rounds: int = 15
     least_calls: int = 5
     seconds: float = 0.4        # for a cell, about, where that makes enough calls
@@ -72,16 +75,18 @@ class Settings:
     samples_condition_size: int = 512
     repetitions: int = 2
     packages: tuple = PACKAGES
+    # Mode, and after how many fits the memory is taken, twice.
+    fits: tuple = (('graph', 2, 20), ('XLA', 2, 5))
     memory_cases: int = 100                 # at most
 
 
 QUICK = Settings(
     architecture=Architecture(4, 3, 2, (8,)), batches=(4,),
-    yardstick_batches=(4,), rounds=2, least_calls=1, seconds=0.01,
+    rounds=2, least_calls=1, seconds=0.01,
     sweep_seconds=0.01, sweep_batch=4,
     sweeps=(('event_size', (4,)), ('num_layers', (1, 2)), ('condition_size', (3,))),
     samples=(3,), samples_batch=2, samples_condition_size=5, repetitions=1,
-    packages=('numpy',), memory_cases=1)
+    packages=('numpy',), fits=(('graph', 1, 2),), memory_cases=1)
 
 
 def measure(cells, settings, seconds, bar):
@@ -199,68 +204,64 @@ def run_main(settings, results, progress, save):
             save()
 
 
-def run_yardsticks(settings, results, progress, save):
-    """Eager calls, next to those of others and to what they consist of."""
-    architecture = settings.architecture
-    built, results['absent'] = peers.available(architecture, (
-        Ours, peers.StockTFP, peers.Zuko))
-    for kind in (Ours, peers.StockTFP):
-        built[kind.name].perturb()
-    records = results['yardsticks'] = []
-    with progress(0, 'yardsticks') as bar:
-        for batch in settings.yardstick_batches:
-            cells = yardsticks(built, *data(architecture, batch))
-            bar.total += len(cells)
-            for (call, what), times in measure(
-                    cells, settings, settings.seconds, bar).items():
-                records.append(dict(call=call, what=what, batch=batch, **times))
-            save()
-
-
 def _bind(function, *arguments):
     return lambda: function(*arguments)
 
 
-IDENTITY, COMPILED = 'the same of `tfb.Identity()`', 'the compiled pass alone'
+def run_eager(settings, results, progress, save):
+    """Calls that are made eagerly, next to the same ones compiled."""
+    built, results['absent'] = peers.available(
+        settings.architecture, (Ours, peers.StockClass) + peers.PEERS)
+    records = results['eager'] = []
+    cases = {}
+    for name, flow in built.items():
+        calls = peers.CALLS
+        if isinstance(flow, Ours):
+            flow.perturb()
+            calls += tuple(peers.GIVEN)
+        modes = ('eager', 'graph') if name == Ours.name else flow.modes[:1]
+        for call in calls:
+            for mode in modes:
+                cases[call, name, mode] = flow.operation(call, mode)
+    with progress(len(cases) * len(settings.batches), 'eager') as bar:
+        for batch in settings.batches:
+            arrays = data(settings.architecture, batch)
+            times = measure(
+                {case: _bind(function, *map(built[case[1]].tensor, arrays))
+                 for case, function in cases.items()},
+                settings, settings.seconds, bar)
+            for (call, name, mode), cell in times.items():
+                ways = [call] if isinstance(built[name], Ours) else [
+                    call, *(way for way in peers.GIVEN if peers.GIVEN[way] == call)]
+                records += [dict(call=way, batch=batch, name=name, mode=mode, **cell)
+                            for way in ways]
+            save()
 
 
-def yardsticks(built, y, c):
-    """Functions by the eager call that they are held against, and what they are."""
-    ours, stock, zuko = (
-        built.get(kind.name) for kind in (Ours, peers.StockTFP, peers.Zuko))
-    arrays, (y, c) = (y, c), map(ours.tensor, (y, c))
-    flow, batch = ours.flow, y.shape[0]
-    identity = tfd.TransformedDistribution(ours.base, tfb.Identity())
+EMPTY = 'an empty function, XLA'
 
-    def gradient_of_identity():
-        with tf.GradientTape() as tape:
-            tape.watch(y)
-            log_prob = tf.reduce_mean(identity.log_prob(y))
-        return tape.gradient(log_prob, y)
 
-    cells = {
-        ('log_prob', IDENTITY): lambda: identity.log_prob(tf.identity(y)),
-        ('log_prob', COMPILED): _bind(tf.function(
-            lambda y, c: flow.inverse_and_log_det(y, conditions=c)), y, c),
-        ('sample', IDENTITY): lambda: identity.sample(batch),
-        ('sample', COMPILED): _bind(tf.function(
-            lambda x, c: flow.forward(x, conditions=c)), y, c),
-        ('gradient', IDENTITY): gradient_of_identity,
-        ('gradient', COMPILED): _bind(tf.function(ours.gradient), y, c),
-        ('inverse_and_log_det', Ours.name):
-            lambda: flow.inverse_and_log_det(y, conditions=c),
-        ('forward_and_log_det', Ours.name):
-            lambda: flow.forward_and_log_det(y, conditions=c),
-    }
-    for operation in ('log_prob', 'sample', 'gradient'):
-        for implementation in (ours, stock):
-            cells[operation, implementation.name] = _bind(
-                implementation.operation(operation, 'eager'), y, c)
-    if zuko is not None:
-        for call in ('inverse_and_log_det', 'forward_and_log_det'):
-            cells[call, zuko.name] = _bind(zuko.operation(call, 'eager'),
-                                           *map(zuko.tensor, arrays))
-    return cells
+def run_hot(settings, results, progress, save):
+    """The least that one call takes from NumPy to NumPy, package by package."""
+    built, results['absent'] = peers.available(
+        settings.architecture, (Ours,) + peers.PEERS)
+    built[Ours.name].perturb()
+    y, c = (array.astype(np.float32) for array in data(
+        settings.architecture, settings.hot_batch))
+    empty = tf.function(lambda c: c, jit_compile=True).get_concrete_function(
+        tf.TensorSpec(c.shape, tf.float32))
+    records = results['hot'] = []
+    with progress(0, 'hot') as bar:
+        for operation in peers.CALLS:
+            cells = {('TensorFlow', EMPTY): lambda: empty(tf.constant(c)).numpy()}
+            for name, flow in built.items():
+                for how, function in flow.hot(operation, settings.hot_batch).items():
+                    cells[name, how] = _bind(function, y, c)
+            bar.total += len(cells)
+            for (name, how), times in measure(
+                    cells, settings, settings.seconds, bar).items():
+                records.append(dict(operation=operation, name=name, how=how, **times))
+            save()
 
 
 def run_sweeps(settings, results, progress, save):
@@ -274,8 +275,8 @@ def run_sweeps(settings, results, progress, save):
             architecture = dataclasses.replace(
                 settings.architecture, **{field: value})
             points.setdefault(architecture, {})[field] = value
-    kinds = {architecture: peers.TENSORFLOW if 'num_layers' in fields
-             else (Floor, Ours) for architecture, fields in points.items()}
+    kinds = {architecture: (Floor, Ours) + (peers.StockTFP,) * ('num_layers' in fields)
+             for architecture, fields in points.items()}
     total = len(cases) * sum(map(len, kinds.values()))
     with progress(total + 4 * len(settings.samples), 'sweeps') as bar:
         # What TensorFlow itself does when first called is nobody's first call.
@@ -354,21 +355,36 @@ def _import_seconds(package):
 
 
 def run_memory(settings, results, progress, save):
-    """The memory that many samples for each condition take, one process a case."""
-    records = results['memory'] = []
-    built, results['absent'] = peers.available(_samples_architecture(settings))
+    """The memory that many samples for each condition take."""
+    built, results['absent'] = peers.available(
+        _samples_architecture(settings), (Floor, Ours) + peers.PEERS)
     # Of TensorFlow's modes the compiled ones: eagerly it is the graph that runs.
-    cases = [(name, mode) for name in built
-             for mode in built[name].modes[-2:] if name != peers.StockTFP.name][
-                 :settings.memory_cases]
-    with progress(len(cases), 'memory') as bar:
-        for name, mode in cases:
-            process = subprocess.run(
-                [sys.executable, __file__, '--memory-case', name, mode]
-                + ['--quick'] * (settings is QUICK),
-                stdout=subprocess.PIPE, check=True)
-            records.append(dict(name=name, mode=mode,
-                                **json.loads(process.stdout.splitlines()[-1])))
+    cases = [('memory_case', name, mode) for name in built
+             for mode in built[name].modes[-2:]]
+    _run_cases('memory', cases, settings, results, progress, save)
+
+
+def run_fits(settings, results, progress, save):
+    """The memory that fits leave behind, of flows that are let go of."""
+    cases = [('fits_case', name, *map(str, fits)) for fits in settings.fits
+             for name in FITTED]
+    _run_cases('fits', cases, settings, results, progress, save)
+
+
+def _run_cases(section, cases, settings, results, progress, save):
+    """Runs functions of this module, each in a process of its own, two at once."""
+    def run(case):
+        process = subprocess.run(
+            [sys.executable, __file__] + ['--quick'] * (settings is QUICK)
+            + ['--case', *case], stdout=subprocess.PIPE, check=True)
+        return json.loads(process.stdout.splitlines()[-1])
+
+    records = results[section] = []
+    cases = cases[:settings.memory_cases]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool, progress(
+            len(cases), section) as bar:
+        for record in pool.map(run, cases):
+            records.append(record)
             bar.update()
             save()
 
@@ -383,9 +399,32 @@ def memory_case(settings, name, mode):
     c = flow.tensor(data(architecture, settings.samples_batch)[1])
     flow.sampler(1, mode)(c)
     sampler = flow.sampler(settings.samples[-1], mode)
-    print(json.dumps(dict(first=_growth(lambda: sampler(c)),
+    print(json.dumps(dict(name=name, mode=mode, first=_growth(lambda: sampler(c)),
                           again=_growth(lambda: sampler(c)),
                           peak=_memory('VmHWM'))))
+
+
+FITTED = {
+    'affine couplings': lambda architecture: Ours(architecture).distribution,
+    '`conditional_density`': lambda architecture: tfpc.conditional_density(
+        architecture.event_size, architecture.condition_size)}
+
+
+def fits_case(settings, name, mode, *counts):
+    """Prints the memory that this process takes after so many fits, and so many."""
+    y, c = data(settings.architecture, 64)
+    taken, graphs = [], []
+    counts = list(map(int, counts))
+    for i in range(counts[-1]):
+        tfpc.fit(FITTED[name](settings.architecture), y, c, epochs=2, batch_size=32,
+                 jit_compile=mode == 'XLA', verbose=False)
+        if i + 1 in counts:
+            gc.collect()
+            taken.append(_memory('VmRSS'))
+            graphs.append(sum(isinstance(thing, tf.__internal__.FuncGraph)
+                              for thing in gc.get_objects()))
+    print(json.dumps(dict(name=name, mode=mode, fits=counts, taken=taken,
+                          graphs=graphs)))
 
 
 def _growth(function):
@@ -476,8 +515,10 @@ def to_markdown(results):
     if 'main' in results:
         parts += _summary_table(results['main'])
         parts += _main_tables(results['main'])
-    if 'yardsticks' in results:
-        parts += _yardstick_table(results['yardsticks'])
+    if 'eager' in results:
+        parts += _eager_table(results['eager'])
+    if 'hot' in results:
+        parts += _hot_table(results['hot'], settings['hot_batch'])
     if 'sweeps' in results:
         parts += _sweep_tables(results['sweeps'], settings)
         parts += _first_call_table(results['first_call'])
@@ -496,6 +537,8 @@ def to_markdown(results):
             ['implementation', 'mode', 'first call', 'later call'],
             [[r['name'], r['mode'], f'{r["first"] / 1e6:.1f}',
               f'{r["again"] / 1e6:.1f}'] for r in results['memory']]))
+    if 'fits' in results:
+        parts += _fits_table(results['fits'])
     return '\n'.join(parts)
 
 
@@ -515,22 +558,26 @@ def targets(results):
             rows.append((text, f'{worst:.3g} ({place})',
                          bool(worst >= bound if least else worst <= bound)))
 
-    if 'yardsticks' in results:
-        eager = _medians(results['yardsticks'], 'call', 'batch', 'what')
-        for call in ('log_prob', 'sample', 'gradient'):
-            ours = {batch: seconds for (name, batch, what), seconds in eager.items()
-                    if (name, what) == (call, Ours.name)}
-            add(f'eager `{call}`: at least 20 times faster than stock TFP',
-                {f'batch {batch}': eager[call, batch, peers.StockTFP.name] / seconds
-                 for batch, seconds in ours.items()}, 20., least=True)
-            add(f'eager `{call}`: at most 2 times (`tfb.Identity` + compiled pass)',
-                {f'batch {batch}': seconds / (eager[call, batch, IDENTITY]
-                                              + eager[call, batch, COMPILED])
-                 for batch, seconds in ours.items()}, 2.)
-        add("a pass called directly: at most zuko's time",
-            {f'`{call}`, batch {batch}':
-                 eager[call, batch, Ours.name] / eager[call, batch, what]
-             for call, batch, what in eager if what == peers.Zuko.name}, 1.)
+    if 'eager' in results:
+        times = _medians(results['eager'], 'call', 'batch', 'name', 'mode')
+
+        def over(name, mode, largest=np.inf):
+            return {f'{_call(call)}, batch {batch}':
+                        times[call, batch, Ours.name, 'eager'] / seconds
+                    for (call, batch, *of), seconds in times.items()
+                    if of == [name, mode] and batch <= largest}
+
+        add('eager: at most 1.3 times the same call in a held `tf.function`, at '
+            'batches up to 256', over(Ours.name, 'graph', 256), 1.3)
+        for peer in (peers.Zuko, peers.NFlows):
+            add(f'eager: at most the time of {peer.name}', over(peer.name, 'eager'), 1.)
+    if 'hot' in results:
+        times = _medians(results['hot'], 'operation', 'name', 'how')
+        for how, bound in (('`compiled`, XLA', 1.2), ('`compiled`, XLA, frozen', 1.)):
+            add(f"hot loop, {how}: at most {bound:.1f} times FlowJAX's jit",
+                {_call(operation): times[operation, Ours.name, how] / seconds
+                 for (operation, *of), seconds in times.items()
+                 if of == [peers.FlowJAX.name, 'jit']}, bound)
     if 'main' in results:
         times = _medians(results['main'], 'operation', 'batch', 'name', 'mode')
         for mode in ('graph', 'XLA'):
@@ -573,6 +620,13 @@ def targets(results):
         add('the memory of these samples: at most that of concatenating',
             {mode: peak[name, mode] / max(peak[Floor.name, mode], 1)
              for name, mode in peak if name == Ours.name}, 1.)
+    if 'fits' in results:
+        add('memory after the last fit without XLA: at most 1.05 times that after '
+            'the second', {r['name']: r['taken'][1] / r['taken'][0]
+                           for r in results['fits'] if r['mode'] == 'graph'}, 1.05)
+        add('live `FuncGraph`s after the last fit: none',
+            {f'{r["name"]}, {r["mode"]}': r['graphs'][1]
+             for r in results['fits']}, 0)
     return rows
 
 
@@ -597,8 +651,7 @@ def _summary_table(records):
     for case in dict.fromkeys(key[:2] for key in times):
         ours = times[(*case, Ours.name)]
         others = [times[(*case, name)] for name in names]
-        rows.append([f'`{case[0]}`', case[1], f'**{ms(ours)}**',
-                     *(f'{ms(other)} ({other / ours:.2f})' for other in others)])
+        rows.append([f'`{case[0]}`', case[1], *_over(ours, others)])
     return ['## Summary\n\nMedians in ms and, in brackets, how many times that of '
             f'{Ours.name}. Each compiled, in the faster of its modes, but PyTorch '
             'eager.\n', table(['operation', 'batch', Ours.name, *names], rows)]
@@ -631,15 +684,64 @@ def _main_tables(records):
     return parts
 
 
-def _yardstick_table(records):
-    index = _medians(records, 'call', 'what', 'batch')
-    batches = dict.fromkeys(r['batch'] for r in records)
-    return ['## Yardsticks of eager calls\n\nMedians in ms. `gradient` is that of '
-            'the mean of `log_prob`, in all parameters.\n', table(
-                ['call', 'of', *(f'batch {batch}' for batch in batches)],
-                [[f'`{call}`', what, *(ms(index[call, what, batch])
-                                       for batch in batches)]
-                 for call, what in sorted(dict.fromkeys(key[:2] for key in index))])]
+def _call(call):
+    """A call as it is written."""
+    return f'`{call.replace("given_", "given(c).")}`'
+
+
+def _over(first, others):
+    """Cells: a time in bold, and others with how many times that they are."""
+    return [f'**{ms(first)}**',
+            *(f'{ms(other)} ({other / first:.2f})' for other in others)]
+
+
+def _eager_table(records):
+    times = _medians(records, 'call', 'batch', 'name', 'mode')
+    columns = dict.fromkeys(key[2:] for key in times)
+    rows = []
+    for case in sorted(dict.fromkeys(key[:2] for key in times),
+                       key=lambda case: [*peers.CALLS, *peers.GIVEN].index(case[0])):
+        first, *others = [times[case + column] for column in columns]
+        rows.append([_call(case[0]), case[1], *_over(first, others)])
+    return ['## Eager calls\n\nMedians in ms and, in brackets, how many times that of '
+            f'{Ours.name} called eagerly. `graph` is the same call in a held '
+            '`tf.function`. What other packages do for `given(c)` is their only way.\n',
+            table(['call', 'batch', *map(', '.join, columns)], rows)]
+
+
+def _hot_table(records, batch):
+    times = _medians(records, 'operation', 'name', 'how')
+    reference = (Ours.name, '`compiled`, XLA')
+    operations = list(dict.fromkeys(r['operation'] for r in records))
+    rows = []
+    for case in dict.fromkeys((r['name'], r['how']) for r in records):
+        row = list(case)
+        for operation in operations:
+            seconds = times.get((operation, *case))
+            row.append('–' if seconds is None else f'{ms(seconds)} '
+                       f'({seconds / times[(operation, *reference)]:.2f})')
+        rows.append(row)
+    return [f'## Hot loop\n\nOne call at batch {batch}, from NumPy to NumPy. Medians '
+            f'in ms and, in brackets, how many times that of {", ".join(reference)}. '
+            '`frozen`: the weights are constants. Keys of FlowJAX are split by its '
+            'compiled function, or before it. The empty function is what a call of '
+            'TensorFlow costs in any case.\n',
+            table(['implementation', 'call', *map(_call, operations)], rows)]
+
+
+def _fits_table(records):
+    rows = []
+    for r in records:
+        (early, late), (before, after) = r['fits'], r['taken']
+        rows.append([r['name'], r['mode'], f'{before / 1e6:.0f} ({early})',
+                     f'{after / 1e6:.0f} ({late})',
+                     f'{(after - before) / (late - early) / 1e6:.1f}',
+                     f'{100. * (after / before - 1.):.1f} %', r['graphs'][1]])
+    return ['## Memory after fits\n\nOf one process, each fit of a new distribution '
+            'that is let go of. MB after so many fits, in brackets; TensorFlow keeps '
+            'what XLA has compiled for as long as the process lives.\n', table(
+                ['flow', 'mode', 'early', 'late', 'a fit more', 'growth',
+                 'live `FuncGraph`s'], rows)]
 
 
 SWEEP_TITLES = {'event_size': 'Units D', 'num_layers': 'Couplings',
@@ -667,7 +769,7 @@ def _sweep_tables(records, settings):
         note = ''
         if sweep == 'samples':
             note = (f' ({settings["samples_batch"]} conditions of width '
-                    f'{settings["samples_condition_size"]}, `flow.condition(c)`; '
+                    f'{settings["samples_condition_size"]}, `given(c)`; '
                     'the floor concatenates the conditions to every sample)')
         parts += [f'### {SWEEP_TITLES[sweep]}{note}\n', table(
             [sweep, *(f'`{operation}` {mode}' for operation, mode in columns)],
@@ -690,6 +792,7 @@ def _first_call_table(records):
 
 
 COLOURS = {Ours.name: '#d62728', Floor.name: '#000000', 'stock TFP': '#7f7f7f',
+           peers.StockClass.name: '#ff7f0e',
            'zuko': '#1f77b4', 'nflows': '#2ca02c', 'FlowJAX': '#9467bd'}
 STYLES = {'graph': '--', 'XLA': '-', 'jit': '-', 'eager': ':', '': '-.'}
 
@@ -804,13 +907,14 @@ def main():
                         help='which to run, separated by commas')
     parser.add_argument('--quick', action='store_true',
                         help='tiny sizes; the numbers mean nothing')
-    parser.add_argument('--memory-case', nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument('--case', nargs='+', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     settings = QUICK if arguments.quick else Settings()
     # Every function that is timed is new to TensorFlow, which warns of retracing.
     tf.get_logger().setLevel('ERROR')
-    if arguments.memory_case:
-        memory_case(settings, *arguments.memory_case)
+    if arguments.case:
+        function, *case = arguments.case
+        globals()[function](settings, *case)
         return
     sections = arguments.sections.split(',')
     if unknown := set(sections) - set(SECTIONS):

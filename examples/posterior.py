@@ -69,8 +69,7 @@ def fitted(theta, data, num_layers, **settings):
     flow = tfpc.ConditionalRealNVP(
         event_size=2, condition_size=2, num_coupling_layers=num_layers,
         hidden_layers=(64, 64), transformer='rational_quadratic', seed=0)
-    dist = tfd.TransformedDistribution(
-        tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1), flow)
+    dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
     return dist, tfpc.fit(dist, theta, data, seed=0, **settings)
 
 
@@ -145,7 +144,7 @@ def main(arguments=None):
         name = f'{count:,} simulations'
         print(name)
         results[name] = check(dist, *held_out, options.samples)
-        samples = tfpc.given(dist, observed).sample(len(exact), seed=1).numpy()
+        samples = dist.given(observed).sample(len(exact), seed=1).numpy()
         accuracy, _ = calibration.classifier_two_sample_test(exact, samples)
         print(f'  {"classifier, one datum":22} accuracy = {accuracy:.3f}')
         if dist is good:

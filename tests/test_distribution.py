@@ -406,6 +406,8 @@ class TestCopies:
             assert np.all(call() != call())
         sample, log_prob = loaded.sample_and_log_prob(3, C)
         near(log_prob, given.log_prob(sample))
+        compiled = tf.function(loaded.log_prob, autograph=False, jit_compile=True)
+        near(compiled(Y, C), given.log_prob(Y))
         near(loaded.forward(loaded.inverse(y, C), C), y)
 
     def test_the_noise_of_an_export_is_fresh_in_each_process(self, tmp_path):

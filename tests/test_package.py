@@ -13,17 +13,20 @@ import tfp_conditional as tfpc
 ROOT = pathlib.Path(tfpc.__file__).parent
 
 # Each module may import those before it, never one after it.
-ORDER = ['_version', '_tfp', 'one_pass', 'conditions', 'dropout', 'bijector',
-         'transformers', 'spline', 'networks', 'coupling', 'mixing', 'bounds', 'chain',
-         'real_nvp', 'autoregressive', 'standardize', 'embedding', 'support', 'density',
-         'template', 'export', 'fit', 'calibration', 'plot', 'testing', 'keras']
+ORDER = ['_version', '_tfp', 'dropout', 'compiled', 'one_pass', 'conditions',
+         'bijector', 'distribution', 'transformers', 'spline', 'networks', 'settings',
+         'coupling', 'mixing', 'squash', 'bounds', 'chain', 'real_nvp',
+         'autoregressive', 'standardize', 'embedding', 'support', 'density', 'template',
+         'export', 'fit', 'calibration', 'plot', 'testing', 'keras']
 
 PUBLIC = {
     'ActNorm', 'Additive', 'Affine', 'ConditionalAutoregressive',
     'ConditionalBijector', 'ConditionalChain', 'ConditionalCoupling',
     'ConditionalElementwise', 'ConditionalEmbedding',
-    'ConditionalMaskedAutoregressiveFlow', 'ConditionalRealNVP', 'InvertibleLinear',
-    'MLP', 'RationalQuadratic', 'ResidualNetwork', 'SoftBounds', 'Standardized', 'Transformer',
+    'ConditionalMaskedAutoregressiveFlow', 'ConditionalRealNVP',
+    'ConditionalTransformedDistribution', 'InvertibleLinear',
+    'MLP', 'RationalQuadratic', 'ResidualNetwork', 'SoftBounds', 'Squash',
+    'Standardized', 'Transformer',
     'conditional_density', 'conditional_real_nvp_template', 'exportable', 'fit',
     'given', 'support_bijector', 'training',
 }
@@ -56,10 +59,18 @@ def test_imports_point_one_way(path):
     assert set(_imports(path)) <= allowed
 
 
-def test_private_tfp_is_used_in_one_file_only():
+def test_private_parts_are_used_in_one_file_only():
     for path in ROOT.rglob('*.py'):
-        assert 'tensorflow_probability.python' not in path.read_text().replace(
-            "'tensorflow_probability.'", ''), path
+        text = path.read_text()
+        assert 'tensorflow_probability.python' not in text, path
+        assert 'tensorflow.python' not in text or path.name == '_tfp.py', path
+
+
+def test_nothing_looks_at_the_call_stack():
+    for path in ROOT.rglob('*.py'):
+        text = path.read_text()
+        for name in ('_getframe', 'currentframe', 'inspect.stack', 'f_back'):
+            assert name not in text, (path, name)
 
 
 def test_import_needs_no_extra():

@@ -92,25 +92,43 @@ def test_trap_3_stock_log_prob_after_an_update():
     near(dist.log_prob(y), dist.log_prob(tf.identity(y)))
 
 
+def _stock(bijector):
+    return tfd.TransformedDistribution(flows.base(), bijector)
+
+
+def _chain(flow):
+    return tfpc.ConditionalChain([tfb.Tanh(), flow, scale_by_variable()])
+
+
+# Distributions over a flow, and whether they take conditions as a keyword.
 WRAPS = {
-    'flow': lambda flow: (flow, {'conditions': C}),
-    'chain': lambda flow: (tfpc.ConditionalChain(
-        [tfb.Tanh(), flow, scale_by_variable()]), {'conditions': C}),
-    'invert': lambda flow: (tfb.Invert(flow), {'conditions': C}),
-    'condition': lambda flow: (flow.condition(C), {}),
+    'flow(base)': lambda flow: (flow(flows.base()), True),
+    'chain(base)': lambda flow: (_chain(flow)(flows.base()), True),
+    'given': lambda flow: (flow(flows.base()).given(C), False),
+    'condition(base)': lambda flow: (flow.condition(C)(flows.base()), False),
+    'stock over flow': lambda flow: (_stock(flow), True),
+    'stock over chain': lambda flow: (_stock(_chain(flow)), True),
+    'stock over Invert': lambda flow: (_stock(tfb.Invert(flow)), True),
+    'stock over condition': lambda flow: (_stock(flow.condition(C)), False),
 }
 
 
-@pytest.fixture(params=sorted(WRAPS))
+@pytest.fixture(params=WRAPS)
 def wrapped(request):
-    """A bijector over a flow, its keywords, and the sample shape that gives [5, 2]."""
-    bijector, kwargs = WRAPS[request.param](flows.flow())
-    return bijector, kwargs, [] if request.param == 'condition' else 5
+    """A distribution, its bijector's keywords, and the sample shape for [5, 2]."""
+    dist, takes_conditions = WRAPS[request.param](flows.flow())
+    return dist, {'conditions': C} if takes_conditions else {}, (
+        5 if takes_conditions else [])
+
+
+# What `flow(base)` is, and TFP's own class over the same flow.
+DISTRIBUTIONS = pytest.mark.parametrize('make', [
+    lambda flow: flow(flows.base()), _stock], ids=['flow(base)', 'stock'])
 
 
 def test_trap_3_values_after_an_update(wrapped):
-    bijector, kwargs, n = wrapped
-    dist = tfd.TransformedDistribution(flows.base(), bijector)
+    dist, kwargs, n = wrapped
+    bijector = dist.bijector
     keywords = {'bijector_kwargs': kwargs} if kwargs else {}
     x = 0.3 * normal([5, 2])
     y = dist.sample(n, **keywords)
@@ -140,8 +158,8 @@ def test_trap_3_stock_gradient_at_a_sample():
 
 def test_trap_3_gradients_at_a_sample(wrapped):
     """Sampled outside the tape, used in two tapes in a row, and equal to a copy's."""
-    bijector, kwargs, n = wrapped
-    dist = tfd.TransformedDistribution(flows.base(), bijector)
+    dist, kwargs, n = wrapped
+    bijector = dist.bijector
     c = tf.identity(C)
     if kwargs:
         keywords = {'bijector_kwargs': {'conditions': c}}
@@ -180,10 +198,11 @@ def test_trap_3_gradients_of_direct_calls_see_what_is_watched():
     assert all(g is not None for g in tape.gradient(fldj, flow.trainable_variables)[:5])
 
 
-def test_trap_3_sample_and_log_prob_within_one_tape():
+@DISTRIBUTIONS
+def test_trap_3_sample_and_log_prob_within_one_tape(make):
     """The reparameterised gradient equals that of straight-line code."""
     flow, noise = flows.flow(), normal([5, 2])
-    dist = flows.dist(flow)
+    dist = make(flow)
 
     class Fixed(tfd.Normal):
         """A base that always draws the same noise."""
@@ -232,20 +251,22 @@ def test_trap_3_stock_full_batch_fit():
          _fit_scale(compiled, compiled.log_prob, True), rtol=1e-3)
 
 
-def test_trap_3_eager_full_batch_fit_reaches_the_compiled_optimum():
+@DISTRIBUTIONS
+def test_trap_3_eager_full_batch_fit_reaches_the_compiled_optimum(make):
     c = normal([200, 3], 8)
     results = []
     for compiled in (False, True):
-        dist = flows.dist(flows.flow())
+        dist = make(flows.flow())
         results.append(_fit_scale(
             dist, lambda y: dist.log_prob(y, **given(c)), compiled))
     near(*results, rtol=1e-5)
     assert results[0] < 5.2      # the entropy of N(0, 9 I) in 2-D is 5.03 nats
 
 
-def test_trap_3_arrays_and_variables_changed_in_place_are_seen():
+@DISTRIBUTIONS
+def test_trap_3_arrays_and_variables_changed_in_place_are_seen(make):
     flow = flows.flow()
-    dist, y = flows.dist(flow), normal([5, 2])
+    dist, y = make(flow), normal([5, 2])
     array, variable = C.numpy().copy(), tf.Variable(C)
     fixed = flow.condition(array), flow.condition(variable)
     for conditions in (array, variable):
@@ -260,7 +281,7 @@ def test_trap_3_arrays_and_variables_changed_in_place_are_seen():
         near(dist.log_prob(y, **given(conditions)), want)
     for bijector in fixed:
         near(bijector.forward(y), flow.forward(y, conditions=C + 1.))
-        near(flows.dist(bijector).log_prob(y), want)
+        near(make(bijector).log_prob(y), want)
 
 
 def test_trap_3_events_changed_in_place_are_seen():
@@ -291,9 +312,9 @@ def test_trap_3_stock_cond():
     run(tf.constant(True)), both(tf.constant(True))
 
 
-def test_trap_3_control_flow():
-    flow = flows.flow()
-    dist = flows.dist(flow)
+@DISTRIBUTIONS
+def test_trap_3_control_flow(make):
+    dist = make(flows.flow())
 
     @tf.function
     def run(flag, c):
@@ -315,9 +336,10 @@ def test_trap_3_control_flow():
         near(after, want)
 
 
-def test_trap_3_sample_assign_log_prob_in_one_function():
+@DISTRIBUTIONS
+def test_trap_3_sample_assign_log_prob_in_one_function(make):
     flow = flows.flow()
-    dist = flows.dist(flow)
+    dist = make(flow)
 
     @tf.function
     def run(c):
@@ -335,16 +357,16 @@ def test_trap_3_sample_assign_log_prob_in_one_function():
 
 @STOCK
 def test_trap_3_stock_memory():
-    _, conditions = _hold(tfb.RealNVP(
+    _, conditions = _hold(_stock(tfb.RealNVP(
         num_masked=1, shift_and_log_scale_fn=tfpc.conditional_real_nvp_template(
-            (4,), input_size=1, output_units=1, condition_size=3, dtype=tf.float64)),
+            (4,), input_size=1, output_units=1, condition_size=3, dtype=tf.float64))),
         fixed='y', calls=20)
     assert not conditions
 
 
-def _hold(bijector, fixed, calls=1000):
+def _hold(dist, fixed, calls):
     """Inputs still alive after many calls with one fixed and one fresh input."""
-    dist = tfd.TransformedDistribution(flows.base(), bijector)
+    bijector = dist.bijector
     y0, c0 = normal([5, 2]), tf.identity(C)
     events, conditions = [], []
     for _ in range(calls):
@@ -363,28 +385,29 @@ def _hold(bijector, fixed, calls=1000):
             [r for r in conditions if r() is not None])
 
 
+@DISTRIBUTIONS
 @pytest.mark.parametrize('fixed', ['y', 'c'])
-def test_trap_3_memory_does_not_grow(fixed):
-    events, conditions = _hold(flows.flow(num_coupling_layers=2), fixed, calls=334)
+def test_trap_3_memory_does_not_grow(make, fixed):
+    events, conditions = _hold(make(flows.flow()), fixed, calls=100)
     assert not events and not conditions
 
 
-def test_trap_3_nothing_is_held_after_an_error():
-    """A base that raises leaves at most the last pass, and the next one frees it."""
+@pytest.mark.parametrize('cls', [
+    tfpc.ConditionalTransformedDistribution, tfd.TransformedDistribution])
+def test_trap_3_nothing_is_held_after_an_error(cls):
     flow = flows.flow()
 
     class Failing(tfd.Normal):
         def _log_prob(self, x):
             raise RuntimeError
 
-    dist = tfd.TransformedDistribution(tfd.Independent(
+    dist = cls(tfd.Independent(
         Failing(tf.zeros(2, tf.float64), tf.ones([], tf.float64)), 1), flow)
     y = tf.identity(normal([5, 2]))
     with pytest.raises(RuntimeError):
         dist.log_prob(y, **given(C))
     ref = weakref.ref(y)
     del y
-    flow.forward(normal([5, 2]), conditions=C)
     gc.collect()
     assert ref() is None
 
@@ -477,12 +500,13 @@ def test_trap_6_stock_noise_is_not_shared():
     assert np.ptp(noise[:, 0]) > 1e-6
 
 
-def test_trap_6_noise_is_never_shared():
+@DISTRIBUTIONS
+def test_trap_6_noise_is_never_shared(make):
     flow = flows.flow()
     for n in ([], 1):
         with pytest.raises(ValueError, match='share the same noise'):
-            flows.dist(flow).sample(n, **given(C))
-    samples = flows.dist(flow.condition(C)).sample(7)
+            make(flow).sample(n, **given(C))
+    samples = make(flow.condition(C)).sample(7)
     noise = flow.inverse(samples, conditions=C)
     assert len(np.unique(np.round(noise, 6))) == 7 * 5 * 2
 
@@ -622,18 +646,19 @@ def test_trap_12_stock_distribution_survives_saved_model(tmp_path):
     tf.saved_model.load(str(tmp_path)).log_prob(normal([5, 2]))
 
 
-def test_trap_12_exportable_survives_saved_model(tmp_path):
+@pytest.mark.parametrize('save', [
+    lambda flow: flow(flows.base()), lambda flow: tfpc.exportable(_stock(flow))],
+                         ids=['flow(base)', 'exportable'])
+def test_trap_12_a_distribution_survives_saved_model(save, tmp_path):
     flow = flows.flow(2, {'a': 1, 'b': 2})
-    dist = flows.dist(flow)
     c = {'a': C[:, :1], 'b': C[:, 1:]}
-    module = tfpc.exportable(dist)
+    module = save(flow)
     tf.saved_model.save(module, str(tmp_path))
     loaded = tf.saved_model.load(str(tmp_path))
     y = loaded.sample(7, c)
     assert y.shape == [7, 5, 2] and np.any(loaded.sample(7, c) != y)
-    fixed = flows.dist(flow.condition(c))
+    fixed = flow(flows.base()).given(c)
     for events in (y, y[0]):
-        near(loaded.log_prob(events, c), module.log_prob(events, c), rtol=1e-14)
         near(loaded.log_prob(events, c), fixed.log_prob(events))
     z, log_prob = loaded.sample_and_log_prob(7, c)
     near(log_prob, fixed.log_prob(z))

@@ -26,9 +26,8 @@ tfd = tfp.distributions
 rng = np.random.default_rng(0)
 conditions = rng.normal(size=[200, 3])
 targets = rng.normal(size=[200, 2])         # and so the base alone is right
-dist = tfd.TransformedDistribution(
-    tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1),
-    tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,)))
+flow = tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,))
+dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
 ranks = tfpc.calibration.simulation_based_calibration(
     dist, targets, conditions, num_samples=99, seed=0, verbose=False)
 distance, p_value = tfpc.calibration.uniformity_test(ranks, num_samples=99)
@@ -71,9 +70,8 @@ def simulation_based_calibration(dist, targets, conditions, num_samples=999,
     import tfp_conditional.calibration
     tfd = tfp.distributions
 
-    dist = tfd.TransformedDistribution(
-        tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1),
-        tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,)))
+    flow = tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,))
+    dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
     ranks = tfpc.calibration.simulation_based_calibration(
         dist, tf.zeros([5, 2]), tf.zeros([5, 3]), num_samples=9, log_prob=True,
         verbose=False)
@@ -167,9 +165,8 @@ def tarp(dist, targets, conditions, num_samples=999, references=None, seed=None,
     conditions = rng.normal(size=[500, 2])
     targets = conditions + rng.normal(size=[500, 2])
     # Sees no condition: the distribution of all targets together.
-    dist = tfd.TransformedDistribution(
-        tfd.Independent(tfd.Normal(tf.zeros(2), 2.**0.5), 1),
-        tfpc.ConditionalRealNVP(2, 2, num_coupling_layers=2, hidden_layers=(8,)))
+    flow = tfpc.ConditionalRealNVP(2, 2, num_coupling_layers=2, hidden_layers=(8,))
+    dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 2.**0.5), 1))
     p_values = [tfpc.calibration.uniformity_test(tfpc.calibration.tarp(
         dist, targets, conditions, 99, references=r, seed=0, verbose=False))[1]
         for r in (None, conditions)]

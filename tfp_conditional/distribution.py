@@ -339,7 +339,11 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         """Name -> `tf.function`, as `exportable` describes them.
 
         What they run is what eager calls run, so that values are the same bit for bit.
+        Inlined into whatever calls them, they would not be: TensorFlow reorders sums
+        where shapes are known.
         """
+        function = functools.partial(tf.function, autograph=False,
+                                     experimental_attributes={'_noinline': True})
         flow, base_batch = self._flow(), self._base_batch_shape
         given = self.bijector is not flow
         # The conditions, where they are arguments.
@@ -351,8 +355,8 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
                 *conditions or [self.bijector.conditions]))
 
         def of_value(run, size):
-            call = tf.function(lambda value, *conditions: run(
-                value, *leaves_of(conditions)), autograph=False)
+            call = function(lambda value, *conditions: run(
+                value, *leaves_of(conditions)))
             for shape in (batch, [None, *batch]):
                 call.get_concrete_function(
                     tf.TensorSpec([*shape, size], flow.dtype), *signature)
@@ -373,10 +377,9 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
                 shapes = ((n, shape) if base_batch.rank else
                           (tf.concat([n, shape], 0), none))
                 return self._draw(method, seed, *shapes, *leaves)
-            call = tf.function(
+            call = function(
                 (lambda n, seed=None: run(n, seed)) if given else
-                lambda n, conditions, seed=None: run(n, seed, conditions),
-                autograph=False)
+                lambda n, conditions, seed=None: run(n, seed, conditions))
             n, seed = tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)
             call.get_concrete_function(n, *signature)
             call.get_concrete_function(n, *signature, seed=seed)

@@ -14,9 +14,8 @@ import tfp_conditional as tfpc
 import tfp_conditional.plot
 tfd = tfp.distributions
 
-dist = tfd.TransformedDistribution(
-    tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1),
-    tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,)))
+flow = tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,))
+dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
 ax = tfpc.plot.density(dist, [0.1, 0.2, 0.3], truth=[0.5, 0.])
 ax.figure.savefig('density.png')
 ```
