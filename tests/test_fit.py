@@ -1,9 +1,13 @@
 """`fit`: optimum, exact resumption, guards and refusals."""
 
+import copy
+import functools
+import gc
 import os
 import pathlib
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -11,10 +15,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
+from tensorflow.python.framework import func_graph, ops
 
 import tfp_conditional as tfpc
 from tests import flows
-from tfp_conditional.fit import _split, fit
+from tfp_conditional import chain
+from tfp_conditional.fit import _split, checked_data, fit
 from tfp_conditional.mixing import ActNorm
 from tfp_conditional.standardize import Standardized
 
@@ -23,6 +29,9 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 RNG = np.random.default_rng(0)
 C = RNG.normal(size=[96, 3])
 Y = C[:, :2] + .5 * RNG.normal(size=[96, 2])
+
+
+BATCHES = tf.data.Dataset.from_tensor_slices((Y, C)).batch(40)
 
 
 def flow_dist(condition_size=3, **kwargs):
@@ -195,19 +204,115 @@ def test_flows_adapt_to_the_first_rows_of_a_dataset_and_in_stock_chains():
     np.testing.assert_allclose(norm.loc, Y.mean(0), rtol=1e-9)
 
 
+class Seen(Standardized):
+    """Notes the shapes of what it adapts to."""
+
+    def adapt(self, y, conditions=None):
+        self.shapes = [y.shape, conditions.shape]
+        super().adapt(y, conditions)
+
+
 @pytest.mark.parametrize('dataset', [False, True])
-def test_flows_adapt_to_so_many_rows_at_most(dataset):
+def test_unconditional_parts_adapt_to_all_rows_and_others_to_so_many(
+        dataset, monkeypatch):
+    monkeypatch.setattr('tfp_conditional.chain._ADAPTATION_NUMBERS', 60000)
     targets = np.arange(20500.).reshape(-1, 1)
-    norm, seen = ActNorm(1, tf.float64), []
-    adapt, norm.adapt = norm.adapt, lambda y, conditions: (
-        seen.append(y), adapt(y, conditions))
+    conditions = np.ones([20500, 2])
+    norm = ActNorm(1, tf.float64)
+    inner = Seen(tfpc.ConditionalElementwise(1, 2, (4,), dtype=tf.float64, seed=0))
+    dist = flows.dist(tfpc.ConditionalChain([norm, inner]), 1)
+    data = (targets, conditions)
     if dataset:
-        targets = tf.data.Dataset.from_tensors(targets)
-    small(flows.dist(norm, 1), targets, None, epochs=1, batch_size=20500)
-    assert [rows.shape for rows in seen] == [[10000, 1]]
-    assert len(np.unique(seen[0])) == 10000
-    if not dataset:    # At random, since rows may be in order.
-        np.testing.assert_allclose(norm.loc, 10250, rtol=.02)
+        data = tf.data.Dataset.from_tensor_slices(data).batch(3000), None
+    small(dist, *data, epochs=1, batch_size=3000)
+    # The first four batches of the Dataset; 20,000 rows, at random, of the arrays.
+    rows = targets[:12000] if dataset else targets
+    np.testing.assert_allclose(norm.loc, np.mean(rows), rtol=1e-6)
+    count = 12000 if dataset else 20000
+    assert inner.shapes == [[count, 1], [count, 2]]
+    assert abs(inner.event_loc[0]) < .01
+
+
+def test_adapting_in_chunks_is_adapting_at_once(monkeypatch):
+    def adapted():
+        flow = tfpc.ConditionalChain([
+            flows.flow(), ActNorm(2, tf.float64), tfpc.ConditionalEmbedding(
+                Standardized(tfpc.ConditionalChain([flows.flow(seed=2), ActNorm(
+                    2, tf.float64)])), lambda c: c[..., ::-1], 3)])
+        flow.adapt(Y, C)
+        return [v.numpy() for v in flow.non_trainable_variables]
+
+    whole = adapted()
+    monkeypatch.setattr('tfp_conditional.chain._CHUNK', 7)
+    for got, expected in zip(adapted(), whole, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_some_rows_of_batches(monkeypatch):
+    monkeypatch.setattr(chain, '_ADAPTATION_ROWS', 10)
+    monkeypatch.setattr(chain, '_ADAPTATION_NUMBERS', 1)
+    parts = [(0, 1), (1, 40), (40, 42), (42, 96)]
+    batches = [(tf.constant(Y[i:j]), {'c': tf.constant(C[i:j])}) for i, j in parts]
+    kept = chain.fewer(batches)
+    y = np.concatenate([y for y, _ in kept])
+    c = np.concatenate([c['c'] for _, c in kept])
+    rows = [int(np.flatnonzero(np.all(Y == row, -1))[0]) for row in y]
+    assert len(set(rows)) == 10 and all(len(y) for y, _ in kept)
+    np.testing.assert_array_equal(c, C[rows])
+    assert chain.fewer(batches[:1]) == batches[:1]
+
+
+class Mean(tf.Module):
+    """Sets of any size `[B, L, 1]` to `[B, 4]`."""
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = tf.Variable(flows.normal([1, 4]))
+
+    def __call__(self, sets):
+        return tf.reduce_mean(tf.nn.relu(sets @ self.kernel), -2)
+
+
+def sets(seed, sizes=(2, 5, 3, 5)):
+    """Batches of sets, each of one size, and 1000 times their means."""
+    rng = np.random.default_rng(seed)
+    signature = (tf.TensorSpec([None, 2], tf.float64),
+                 tf.TensorSpec([None, None, 1], tf.float64))
+    data = [rng.normal(size=[16, size, 1]) for size in sizes]
+    return tf.data.Dataset.from_generator(
+        lambda: ((1e3 * np.repeat(x.mean(1), 2, axis=1), x) for x in data),
+        output_signature=signature)
+
+
+@pytest.mark.parametrize('make', [
+    lambda flow: tfpc.ConditionalEmbedding(flow, Mean(), SETS),
+    lambda flow: tfpc.ConditionalChain([
+        ActNorm(2, tf.float64), tfpc.ConditionalEmbedding(
+            tfpc.ConditionalChain([flow, ActNorm(2, tf.float64)]), Mean(), SETS)]),
+], ids=['alone', 'in a chain'])
+def test_sets_of_several_sizes(make):
+    flow = make(Standardized(tfpc.ConditionalRealNVP(2, 4, 2, (8,), dtype=tf.float64,
+                                                     seed=0)))
+    dist, history = small(flows.dist(flow), sets(0), None, validation_data=sets(1))
+    assert flow.adapted and history['val_loss'][-1] < history['val_loss'][0] < 20.
+    with pytest.raises(ValueError, match='batches of several.*ConditionalEmbedding'):
+        small(flows.dist(SetFlow()), sets(0), None)
+
+
+SETS = tf.TensorSpec([None, 1], tf.float64)
+
+
+class SetFlow(tfpc.ConditionalBijector):
+    """One that adapts, and takes sets without an embedding."""
+
+    adapted = False
+
+    def __init__(self):
+        super().__init__(2, SETS, dtype=tf.float64)
+        self.loc = tf.Variable(0., dtype=tf.float64)
+
+    def adapt(self, y, conditions):
+        raise AssertionError('not reached')
 
 
 def test_statistics_are_those_of_the_checkpoint(tmp_path):
@@ -261,6 +366,94 @@ def test_the_units_of_data_do_not_matter(make):
         np.testing.assert_allclose(
             np.array(history['loss']) - 2 * np.log(scale), expected['loss'],
             atol=1e-4)
+
+
+OTHER_DATA = {
+    'targets x 100': (100 * Y, C), 'targets / 20': (Y / 20, C),
+    'targets + 100': (Y + 100, C), 'one column': (Y + [0., 100.], C),
+    'conditions + 100': (Y, C + 100), 'conditions x 100': (Y, 100 * C)}
+
+
+def linear_dist():
+    return tfpc.conditional_density(2, 3, seed=0, dtype=tf.float64,
+                                    transformer='affine',
+                                    hidden_layers=(8,), num_coupling_layers=2)
+
+
+@functools.cache
+def fitted_dist():
+    return small(linear_dist(), epochs=1)[0]
+
+
+@pytest.mark.parametrize('dataset', [False, True])
+@pytest.mark.parametrize('name', OTHER_DATA)
+def test_a_second_fit_to_data_of_another_scale_or_place_warns(name, dataset):
+    dist = copy.deepcopy(fitted_dist())
+    data = OTHER_DATA[name]
+    if dataset:
+        data = tf.data.Dataset.from_tensor_slices(data).batch(40), None
+    with pytest.warns(UserWarning, match='adapted to other data.*make a new dist'):
+        small(dist, *data, epochs=1)
+
+
+def test_fits_to_data_of_the_scale_adapted_to_do_not_warn(tmp_path):
+    rng = np.random.default_rng(3)
+    others = rng.permutation(96)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        for make in (linear_dist, adapting_dist):
+            dist, _ = small(make(), 1e3 * Y + 1e4, epochs=2)      # The first.
+            for y, c in [(Y[others[:60]], C[others[:60]]), (Y * 1.3 + .2, C + .2)]:
+                small(dist, 1e3 * y + 1e4, c, epochs=1)
+        # Nothing in these adapts.
+        small(targets=10. * Y, epochs=1)
+        small(flows.dist(tfpc.ConditionalEmbedding(
+            flow_dist().bijector, lambda c: c, 3)), 10. * Y, epochs=1)
+        path = str(tmp_path / 'fit')
+        small(adapting_dist(), 100. * Y, checkpoint=path)
+        small(adapting_dist(), 100. * Y, checkpoint=path)
+
+
+@pytest.mark.parametrize('count', [1, 20])
+def test_a_fit_to_few_rows_without_validation_warns(count):
+    match = f'so few rows, {count}, without validation.*validation_split'
+    with pytest.warns(UserWarning, match=match):
+        small(targets=Y[:count], conditions=C[:count], epochs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        small(targets=Y[:count], conditions=C[:count], epochs=1,
+              validation_data=(Y, C))
+
+
+def num_graphs():
+    """How many live, and how many entries hold them in TensorFlow's registry."""
+    gc.collect()
+    return (sum(isinstance(x, func_graph.FuncGraph) for x in gc.get_objects()),
+            len(ops.gradient_registry.list()))
+
+
+LEAKS = {
+    'plain': {}, 'validation': {'validation_split': .25, 'ema_decay': .9},
+    'XLA': {'jit_compile': True}, 'noise': {'target_noise': .1},
+    'Dataset': {'data': BATCHES}, 'adapting': {'dist': adapting_dist},
+    'Keras 3': {'optimizer': lambda: keras.optimizers.AdamW(1e-2)},
+    'tf_keras': {'optimizer': lambda: tf_keras.optimizers.AdamW(1e-2)}}
+
+
+@pytest.mark.parametrize('name', LEAKS)
+def test_nothing_is_left_of_a_fit(name):
+    more = dict(LEAKS[name])
+    data = (more.pop('data'), None) if 'data' in more else (Y, C)
+
+    def run():
+        small(more.get('dist', flow_dist)(), *data, epochs=1, **{
+            key: value() if key == 'optimizer' else value
+            for key, value in more.items() if key != 'dist'})
+
+    run()       # What is made once for all.
+    before = num_graphs()
+    run()
+    assert num_graphs() == before
 
 
 def test_another_optimizer_may_go_on_for_more_epochs(tmp_path):
@@ -509,8 +702,28 @@ def _hidden():
                                                                 stock]))
 
 
+def single(targets=Y, conditions=C, dtype='float32', **kwargs):
+    """Arguments of a fit of a flow of less than float64."""
+    return dict(kwargs, targets=targets, conditions=conditions, dist=flows.dist(
+        tfpc.ConditionalRealNVP(2, 3, 1, (4,), dtype=dtype)))
+
+
+def supported(support, targets, event_size=2, **kwargs):
+    """Arguments of a fit onto a support."""
+    return dict(kwargs, targets=targets, dist=tfpc.conditional_density(
+        event_size, 3, support, dtype=tf.float64, num_coupling_layers=2,
+        hidden_layers=(4,)))
+
+
+UNIT = 1. / (1. + np.exp(-Y))
+EDGES = UNIT.copy()
+EDGES[5:7, 0], EDGES[9] = 0., 1.
+SIMPLEX = np.concatenate([UNIT / 2, 1. - UNIT.sum(-1, keepdims=True) / 2], -1)
+SIMPLEX[7] = [0., .5, .5]
+BOUNDS = tfpc.support_bijector([0., 0.], [1., 1.], dtype=tf.float64)
+TIMES = np.concatenate([C[:, :2], 1.7e9 + 3600 * UNIT[:, :1]], -1)
 LEGACY = tf_keras.optimizers.legacy.SGD(.1)
-BATCHES = tf.data.Dataset.from_tensor_slices((Y, C)).batch(40)
+RAGGED = tf.RaggedTensor.from_row_lengths(tf.reshape(tf.constant(C), [-1]), [3] * 96)
 MISUSE = {
     'rows': (dict(conditions=C[:5]), ValueError, r'as many rows.*\(5, 3\)'),
     'empty': (dict(targets=Y[:0], conditions=C[:0]), ValueError, 'at least one row'),
@@ -552,6 +765,95 @@ MISUSE = {
     'Dataset, split': (dict(targets=BATCHES, conditions=None, validation_split=.1),
                        ValueError, 'arrays'),
     'endless': (dict(targets=BATCHES.repeat(), conditions=None), ValueError, 'take'),
+    'Dataset of rows': (dict(targets=BATCHES.unbatch(), conditions=None), ValueError,
+                        r'got targets \(2,\), one event each.*\.batch\('),
+    'Dataset of rows of targets': (
+        dict(targets=BATCHES.unbatch().map(lambda y, c: y), conditions=None,
+             dist=gaussian()), ValueError, r'one event each.*\.batch\('),
+    'Dataset of dicts': (
+        dict(targets=BATCHES.map(lambda y, c: {'y': y, 'c': c}), conditions=None),
+        ValueError, r'must have elements \(targets, conditions\).*\.map\('),
+    'Dataset of triples': (
+        dict(targets=BATCHES.map(lambda y, c: (y, c, c)), conditions=None),
+        ValueError, r'must have elements \(targets, conditions\)'),
+    'Dataset of targets alone': (
+        dict(targets=BATCHES.map(lambda y, c: y), conditions=None), TypeError,
+        '`conditions` are required'),
+    'Dataset of other events': (
+        dict(targets=BATCHES.map(lambda y, c: (c, c)), conditions=None), ValueError,
+        r'events \(2,\); got \(None, 3\)'),
+    'Dataset of another dtype': (
+        dict(targets=BATCHES.map(lambda y, c: (tf.cast(y, tf.float32), c)),
+             conditions=None), TypeError, 'dtype float64; got float32'),
+    'Dataset of ragged tensors': (
+        dict(targets=BATCHES.map(lambda y, c: (y, tf.RaggedTensor.from_tensor(c))),
+             conditions=None), TypeError, 'dense tensors.*to_tensor'),
+    'Dataset for validation': (
+        dict(validation_data=BATCHES.unbatch()), ValueError, '`validation_data`, a D'),
+    # What is not what it looks like.
+    'masked targets': (dict(targets=np.ma.masked_less(Y, 0.)), ValueError,
+                       '`targets` must have no masked entries; [0-9]+ of 192'),
+    'masked conditions': (dict(conditions=np.ma.masked_less(C, 0.)), ValueError,
+                          '`conditions` must have no masked'),
+    'masked validation': (
+        dict(validation_data=(np.ma.masked_less(Y, 0.), C)), ValueError,
+        '`validation_data` must have no masked'),
+    'ragged conditions': (dict(conditions=RAGGED), TypeError, 'dense.*to_tensor'),
+    'sparse conditions': (dict(conditions=tf.sparse.from_dense(C)), TypeError,
+                          'dense tensor; got a SparseTensor.*to_dense'),
+    'sparse targets': (dict(targets=tf.sparse.from_dense(Y)), TypeError,
+                       '`targets` must be a dense'),
+    # What float32 rounds away.
+    'far targets': (single(Y + [0., 1e8]), ValueError, (
+        'float32 is too coarse for column 1 of `targets`: of 96 distinct.* [1-3] remain'
+        '.*Subtract an offset.*tf.float64')),
+    'far conditions': (single(conditions=TIMES), ValueError,
+                       'column 2 of `conditions`'),
+    'integer times': (single(conditions=TIMES.astype(np.int64)), ValueError,
+                      'column 2 of `conditions`'),
+    'short integer times': (single(conditions=TIMES.astype(np.int32)), ValueError,
+                            'column 2 of `conditions`'),
+    'far validation': (single(validation_data=(Y + 1e8, C)), ValueError,
+                       'column 0 of `validation_data`'),
+    'a list': (single((Y + 1e8).tolist()), ValueError, 'column 0 of `targets`'),
+    'too small': (single(1e-50 * Y), ValueError, 'float32 is too coarse'),
+    'far too small': (single(1e-200 * Y), ValueError, 'float32 is too coarse'),
+    'too large': (single(1e39 * Y), ValueError, (
+        'of column 0 of `targets` must be within those of float32, up to 3.4e.38; '
+        '[0-9]+ are not.*tf.float64')),
+    'too large conditions': (single(conditions=1e39 * C), ValueError,
+                             '`conditions` must be within those of float32'),
+    'too large for halves': (single(1e5 * Y, dtype='float16'), ValueError,
+                             'within those of float16'),
+    # Edges of a support.
+    'edges': (supported(BOUNDS, EDGES), ValueError, (
+        r"3 of 96 rows of `targets`, the first of them row 5.*edge.*'sigmoid', from "
+        r'\[0., 0.\] to \[1., 1.\]')),
+    'edges of validation': (
+        supported(BOUNDS, UNIT, validation_data=(EDGES, C)), ValueError,
+        '3 of 96 rows of `validation_data`'),
+    'edges of a Dataset': (
+        supported(BOUNDS, tf.data.Dataset.from_tensors((EDGES, C)), conditions=None),
+        ValueError, '3 of 96 rows of `targets`'),
+    'positive': (supported(tfpc.support_bijector([-2., 0.], dtype=tf.float64), EDGES - [
+        2., 0.]), ValueError, r'2 of 96 .*from \[-2., +0.\] to \[inf, inf\]'),
+    'mixed': (supported(tfpc.support_bijector(
+        [0., -np.inf], [np.inf, 1.], dtype=tf.float64), EDGES), ValueError,
+              r'3 of 96 .*from \[  0., -inf\] to \[inf,  1.\]'),
+    'simplex': (supported(tfpc.support_bijector(simplex=True), SIMPLEX, 3), ValueError,
+                '1 of 96 .*first of them row 7'),
+    'Tanh without adapt': (
+        dict(targets=2. * EDGES - 1., dist=flows.dist(tfpc.ConditionalChain(
+            [tfb.Tanh(), flow_dist().bijector]))), ValueError,
+        r"3 of 96 .*'tanh', from \[-1., -1.\] to \[1., 1.\]"),
+    'embedded': (
+        dict(targets=2. * EDGES - 1., dist=flows.dist(tfpc.ConditionalEmbedding(
+            tfpc.ConditionalChain([tfb.Invert(tfb.Chain([tfb.Invert(tfb.Tanh())])),
+                                   flow_dist().bijector]), lambda c: c, 3))),
+        ValueError, "3 of 96 .*'tanh'"),
+    'stock': (dict(targets=EDGES, conditions=None, dist=tfd.TransformedDistribution(
+        flows.base(), tfb.Chain([tfb.Sigmoid(), gaussian().bijector]))), ValueError,
+              "3 of 96 .*'sigmoid'"),
     'no batch': (dict(targets=BATCHES.take(0), conditions=None), ValueError,
                  'must have batches'),
 }
@@ -562,6 +864,30 @@ def test_misuse(name):
     kwargs, error, match = MISUSE[name]
     with pytest.raises(error, match=match):
         small(**kwargs)
+
+
+@pytest.mark.parametrize('targets, conditions', [
+    (Y, np.concatenate([C[:, :2], 0. * Y[:, :1] + .1], -1)),       # Constant,
+    (Y, np.concatenate([C[:, :2], .1 + 1e-17 * Y[:, :1]], -1)),    # all but,
+    (np.ma.array(Y), C), (Y.tolist(), C.tolist()),
+    (Y, np.round(C).astype(np.int64)), (1e5 + Y, 1e-5 * C), (1e30 * Y, 1e-30 * C),
+    (np.where(np.arange(192).reshape(96, 2) == 7, 1e9, Y), C)],     # one outlier.
+    ids=['constant', 'all but constant', 'no mask', 'lists', 'integers', 'far', 'large',
+         'outlier'])
+def test_what_float32_keeps_is_taken(targets, conditions):
+    fit_data = single(targets, conditions)
+    y, c = checked_data(fit_data['dist'], targets, conditions, 'targets')
+    np.testing.assert_array_equal(y, np.float32(targets))
+    np.testing.assert_array_equal(c, np.float32(conditions))
+
+
+def test_networks_are_not_run_on_all_rows_to_look_for_edges():
+    calls, weight = [], tf.Variable(tf.ones([1, 1], tf.float64))
+    network = tfb.RealNVP(1, shift_and_log_scale_fn=lambda x, n, **_: (
+        calls.append(len(x)), (x @ weight, None))[1])
+    checked_data(tfd.TransformedDistribution(flows.base(), tfb.Chain([
+        tfb.Tanh(), network])), np.full([20000, 2], .5), None, 'targets')
+    assert calls == [4096]
 
 
 def test_not_in_a_function():

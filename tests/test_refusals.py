@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -33,6 +34,21 @@ class _WrongLogDet(tfpc.ConditionalBijector):
 
 def _coupling(conditioner):
     return tfpc.ConditionalCoupling(2, 3, conditioner=conditioner)
+
+
+def _masked(x):
+    return np.ma.masked_array(x, np.arange(x.size).reshape(x.shape) == 1)
+
+
+RAGGED = tf.RaggedTensor.from_row_lengths(tf.ones([15]), [3] * 5)
+SPARSE = tf.sparse.from_dense(C)
+ONES = [tfpc.ConditionalElementwise(1, 3, (4,)) for _ in range(2)]
+ACT_NORM = tfpc.ActNorm(2)
+
+
+def _stock_maf():
+    return tfb.MaskedAutoregressiveFlow(tfb.AutoregressiveNetwork(
+        2, 2, conditional=True, conditional_event_shape=[3], hidden_units=[4]))
 
 
 def _traced(function, *specs):
@@ -71,6 +87,9 @@ CASES = {
     'not nested by name in a stock Chain': (
         lambda: CHAIN.forward(X, conditions=C), TypeError,
         "'conditional_real_nvp': {'conditions'"),
+    "not nested by tfb.Invert's name in a stock Chain": (
+        lambda: tfb.Chain([tfb.Tanh(), tfb.Invert(FLOW)]).forward(X, conditions=C),
+        TypeError, "{'invert_conditional_real_nvp': {'conditions'"),
     'nested under a wrong name': (
         lambda: CHAIN.forward(X, flow={'conditions': C}), TypeError, 'are required'),
     'misspelt': (
@@ -98,6 +117,28 @@ CASES = {
               '`conditions` must have dtype float32; got float64'),
     'integer tensor': (lambda: FLOW.forward(X, conditions=tf.cast(C, tf.int32)),
                        TypeError, 'must have dtype float32; got int32'),
+    'masked': (lambda: FLOW.forward(X, conditions=_masked(C.numpy())), ValueError,
+               '`conditions` must have no masked entries; 1 of 15 are.*filled'),
+    'masked, in a nest': (
+        lambda: PAIR.forward(X, conditions=(C[:, :1], _masked(C[:, :2].numpy()))),
+        ValueError, r'`conditions\[1\]` must have no masked'),
+    'masked, at condition()': (
+        lambda: FLOW.condition(_masked(C.numpy())), ValueError, 'no masked'),
+    'masked events': (lambda: FLOW.inverse(_masked(X.numpy()), conditions=C),
+                      ValueError, '`y` must have no masked'),
+    'masked, to adapt': (lambda: ACT_NORM.adapt(_masked(X.numpy())), ValueError,
+                         '`y` must have no masked'),
+    'ragged': (lambda: FLOW.forward(X, conditions=RAGGED), TypeError,
+               'dense tensor; got a RaggedTensor. Use `.to_tensor'),
+    'ragged, given to a distribution': (
+        lambda: DIST.log_prob(X, **flows.given(RAGGED)), TypeError, 'to_tensor'),
+    'ragged events': (lambda: FLOW.inverse(RAGGED, conditions=C), TypeError,
+                      '`y` must be a dense tensor'),
+    'sparse': (lambda: FLOW.forward(X, conditions=SPARSE), TypeError,
+               'dense tensor; got a SparseTensor. Use `tf.sparse.to_dense'),
+    "SciPy's sparse": (
+        lambda: FLOW.forward(X, conditions=scipy.sparse.csr_matrix(C.numpy())),
+        TypeError, 'dense tensor; got a csr_matrix.*toarray'),
     'strings': (lambda: FLOW.forward(X, conditions=[['a', 'b', 'c']]), TypeError,
                 '`conditions` must be convertible'),
     'batch shape': (lambda: FLOW.inverse(X, conditions=tf.ones([4, 3])), ValueError,
@@ -253,6 +294,24 @@ CASES = {
     'chain that leaves vectors': (
         lambda: tfpc.ConditionalChain([tfb.Reshape([2, 1], [2]), FLOW]), ValueError,
         'vectors'),
+    'chain with conditional parts in tfb.Blockwise': (
+        lambda: tfpc.ConditionalChain([FLOW, tfb.Blockwise(ONES)]), ValueError,
+        r'`bijectors\[1\]`.*holds the conditional.*does not look'),
+    'chain of tfb.Blockwise alone': (
+        lambda: tfpc.ConditionalChain([tfb.Blockwise(ONES)]), ValueError, 'not look'),
+    'chain with conditional parts in tfb.JointMap': (
+        lambda: tfpc.ConditionalChain([tfb.JointMap([FLOW, FLOW]), FLOW]), ValueError,
+        r'`bijectors\[0\]`.*not look'),
+    'chain with conditional parts in Blockwise in Chain in Invert': (
+        lambda: tfpc.ConditionalChain([FLOW, tfb.Invert(tfb.Chain([
+            tfb.Tanh(), tfb.Blockwise(ONES)]))]), ValueError, 'not look'),
+    "chain with a stock part that takes keywords of TFP's": (
+        lambda: tfpc.ConditionalChain([_stock_maf(), FLOW]), ValueError,
+        "'masked_autoregressive_flow'.*keyword arguments of its own.*"
+        'ConditionalMaskedAutoregressiveFlow'),
+    'the same in tfb.Invert': (
+        lambda: tfpc.ConditionalChain([FLOW, tfb.Invert(_stock_maf())]), ValueError,
+        'keyword arguments of its own'),
     'template with some sizes': (
         lambda: tfpc.conditional_real_nvp_template(input_size=2), ValueError,
         'all of `input_size`'),
@@ -285,6 +344,31 @@ def test_misuse_is_refused(name):
     function, error, message = CASES[name]
     with pytest.raises(error, match=f'(?s){message}'):
         function()
+
+
+def test_conditioned_parts_of_stock_bijectors_are_taken():
+    chain = tfpc.ConditionalChain([
+        FLOW, tfb.Blockwise([part.condition(C[0]) for part in ONES]), tfb.Invert(
+            tfb.Chain([FLOW]))])
+    x = flows.normal([5, 2], dtype=tf.float32)
+    y = tf.identity(chain.forward(x, conditions=C))
+    np.testing.assert_allclose(chain.inverse(y, conditions=C), x, atol=1e-5)
+
+
+def test_arrays_whose_mask_masks_nothing_are_taken():
+    np.testing.assert_array_equal(
+        FLOW.forward(np.ma.array(X.numpy()), conditions=np.ma.array(C.numpy())),
+        FLOW.forward(X, conditions=C))
+
+
+def test_the_hint_for_a_stock_chain_is_right():
+    chain = tfb.Chain([tfb.Tanh(), tfb.Invert(FLOW)])
+    np.testing.assert_allclose(
+        chain.forward(X, invert_conditional_real_nvp={'conditions': C}),
+        tf.tanh(FLOW.inverse(X, conditions=C)), rtol=1e-6)
+    np.testing.assert_allclose(
+        CHAIN.forward(X, conditional_real_nvp={'conditions': C}),
+        tf.tanh(FLOW.forward(X, conditions=C)), rtol=1e-6)
 
 
 def test_the_table_is_long():

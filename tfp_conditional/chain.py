@@ -1,5 +1,6 @@
 """`ConditionalChain`: composition that hands `conditions` to every part."""
 
+import numpy as np
 import tensorflow as tf
 
 from tfp_conditional import _tfp
@@ -8,6 +9,11 @@ from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import networks
 from tfp_conditional import one_pass
 from tfp_conditional.one_pass import FORWARD, INVERSE
+
+_CHUNK = 4096   # Rows that meet a network at once.
+# Numbers (targets and conditions) that parts which depend on conditions adapt to, and
+# the least number of rows: enough for means within 1% of a standard deviation.
+_ADAPTATION_NUMBERS, _ADAPTATION_ROWS = 10**7, 10**4
 
 
 class ConditionalChain(bijector_lib.ConditionalBijector):
@@ -64,6 +70,7 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
             if not isinstance(part, _tfp.tfb.Bijector):
                 raise TypeError(f'`bijectors[{i}]` must be a tfb.Bijector; got '
                                 f'{type(part).__name__}.')
+            _refuse_hidden(part, f'bijectors[{i}]')
         steps = [(part, direction) for bijector in reversed(bijectors)
                  for part, direction in _flatten(bijector, FORWARD)]
         first = _common(steps)
@@ -90,10 +97,7 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
             new_size = _next_size(part, direction, size)
             if not isinstance(part, one_pass.OnePassBijector):
                 with tf.GradientTape() as tape:
-                    # Traced, not run: 0 may lie outside of what the part maps.
-                    tf.function(getattr(part, direction),
-                                autograph=False).get_concrete_function(
-                                    tf.TensorSpec([1, size], self.dtype))
+                    _trace(part, direction, tf.TensorSpec([1, size], self.dtype))
                 read += tape.watched_variables()
             size = new_size
         return read
@@ -132,8 +136,17 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
         Raises:
           TypeError, ValueError: as `inverse` does, or as a part's `adapt` does.
         """
-        y, conditions = check_data(self, y, conditions)
-        _adapt(self._inverse_steps(), y, conditions)
+        self.adapt_batches([(y, conditions)])
+
+    def adapt_batches(self, batches):
+        """`adapt`, to data in batches, the shapes of whose conditions may differ.
+
+        This is what `fit` calls, and `adapt` for its one batch.
+
+        Args:
+          batches: list of pairs (y, conditions).
+        """
+        _adapt(self._inverse_steps(), [check_data(self, *pair) for pair in batches])
 
     def _forward_and_log_det(self, x, conditions):
         return self._walk(zip(self._steps, self._directions), x, conditions)
@@ -158,27 +171,148 @@ def adapted(bijector):
     return not _unadapted(_flatten(bijector, INVERSE))
 
 
+def has_learnt(bijector):
+    """Whether any part of a bijector has adapted to data."""
+    return any(getattr(part, 'adapted', False) and not hasattr(part, 'adapt_batches')
+               for part in (bijector, *bijector.submodules) if hasattr(part, 'adapt'))
+
+
 def adapt(bijector, y, conditions=None):
     """`ConditionalChain.adapt` for any bijector, also one that has no `adapt`."""
-    _adapt(_flatten(bijector, INVERSE), y, conditions)
+    adapt_batches(bijector, [(y, conditions)])
+
+
+def adapt_batches(bijector, batches):
+    """`ConditionalChain.adapt_batches` for any bijector."""
+    _adapt(_flatten(bijector, INVERSE), batches)
 
 
 def check_data(bijector, y, conditions):
     """Events and conditions as tensors that suit a conditional bijector."""
-    conditions = bijector._condition_spec.check(conditions, bijector.name)
+    conditions = bijector._condition_spec.check(
+        conditions, bijector.name, lossless=True)
     y = conditions_lib.check_last_dimension(
-        conditions_lib.as_tensor(y, bijector.dtype, 'y'),
+        conditions_lib.as_tensor(y, bijector.dtype, 'y', lossless=True),
         bijector._output_event_size, 'y')
     return bijector._align(INVERSE, y, conditions), conditions
 
 
-def _adapt(steps, y, conditions):
+def check_support(bijector, y, label):
+    """Raises where events have no finite image under the stock parts they meet first.
+
+    Args:
+      bijector: any `tfb.Bijector`.
+      y: finite tensor `[N, ...]`, events in rows.
+      label: `str`, its name in messages.
+    """
+    events, passed = y, []
+    for part, direction in _opened(_flatten(bijector, INVERSE)):
+        if hasattr(part, 'adapt') or isinstance(
+                part, bijector_lib.ConditionalBijector):
+            return
+        step, (first, *others) = getattr(part, direction), chunks(y)
+        with tf.GradientTape() as tape:
+            images = [step(tf.identity(first))]
+        if tape.watched_variables():   # A network, slow to run and without edges.
+            return
+        y = tf.concat(images + [step(tf.identity(chunk)) for chunk in others], axis=0)
+        passed.append((part, _opposite(direction)))
+        finite = np.isfinite(y).reshape(len(y), -1).all(-1)
+        if not finite.all():
+            raise ValueError(
+                f'{np.sum(~finite)} of {len(y)} rows of `{label}`, the first of them '
+                f'row {np.argmin(finite)}, lie on the edge of the support of '
+                f'{part.name!r}{_edges(passed, events, y)}, or outside: they are the '
+                'image of no finite number, and have no finite density. Move them '
+                'inside, drop them, or make the support wider.')
+
+
+def _edges(passed, events, images):
+    """In words, from where to where parts map, if they map units one by one."""
+    if events.shape != images.shape:
+        return ''
+    ends = []
+    for sign in (-1., 1.):
+        end = tf.fill(images.shape[1:], tf.constant(sign * np.inf, images.dtype))
+        for part, direction in passed[::-1]:
+            end = getattr(part, direction)(end)
+        ends.append(end)
+    low, high = np.sort(ends, axis=0)
+    if np.isnan([low, high]).any():
+        return ''
+    low, high = (np.array2string(x, separator=', ', threshold=8) for x in (low, high))
+    return f', from {low} to {high}'
+
+
+def _adapt(steps, batches):
     waiting = _unadapted(steps)
     for i, (part, direction) in enumerate(steps[:max(waiting, default=-1) + 1]):
+        is_conditional = isinstance(part, bijector_lib.ConditionalBijector)
         if i in waiting:
-            part.adapt(y, conditions)
+            if hasattr(part, 'adapt_batches'):
+                part.adapt_batches(batches)
+            elif is_conditional:
+                part.adapt(*_joined(fewer(batches), part))
+            else:   # All rows, for what depends on extremes.
+                part.adapt(tf.concat([y for y, _ in batches], axis=0), None)
         if i < waiting[-1]:
-            y, _ = _step(part, direction, y, conditions)
+            if is_conditional:
+                batches = fewer(batches)
+            batches = [(_step(part, direction, y, conditions)[0], conditions)
+                       for batch in batches for y, conditions in chunks(batch)]
+
+
+def _joined(batches, part):
+    """Batches as one."""
+    if len(batches) == 1:
+        return batches[0]
+    try:
+        return _map(lambda *parts: tf.concat(parts, 0), *batches)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            f'{part.name!r} adapts to conditions of one shape; got batches of several. '
+            'Put it into a `ConditionalEmbedding`, which makes vectors of them.'
+        ) from error
+
+
+def fewer(batches):
+    """Batches, or so many of their rows, at random, as networks are to meet."""
+    leaves = [_leaves(batch) for batch in batches]
+    counts = [len(parts[0]) for parts in leaves]
+    count = sum(counts)
+    numbers = sum(int(tf.size(x)) for parts in leaves for x in parts)
+    keep = max(_ADAPTATION_ROWS, _ADAPTATION_NUMBERS * count // numbers)
+    if count <= keep or not all(map(_in_rows, batches)):
+        return batches
+    kept = np.sort(np.random.default_rng(0).choice(count, keep, replace=False))
+    starts = np.cumsum([0, *counts])
+    parts = np.split(kept, np.searchsorted(kept, starts[1:-1]))
+    return [_map(lambda x: tf.gather(x, rows - start), batch)
+            for batch, rows, start in zip(batches, parts, starts) if len(rows)]
+
+
+def chunks(batch):
+    """A nest of tensors as several, of so few rows that networks may meet them."""
+    if not _in_rows(batch):
+        return [batch]
+    return [_map(lambda x: x[i:i + _CHUNK], batch)
+            for i in range(0, len(_leaves(batch)[0]), _CHUNK)]
+
+
+def _in_rows(batch):
+    """Whether all tensors have the rows of the first, the events."""
+    first, *others = _leaves(batch)
+    return first.shape.rank > 1 and all(
+        x.shape.rank > 1 and len(x) == len(first) for x in others)
+
+
+def _leaves(batch):
+    return [x for x in tf.nest.flatten(batch) if x is not None]
+
+
+def _map(function, *batches):
+    return tf.nest.map_structure(
+        lambda x, *more: x if x is None else function(x, *more), *batches)
 
 
 def _unadapted(steps):
@@ -203,6 +337,18 @@ def _flatten(bijector, direction):
     return [(bijector, direction)]
 
 
+def _opened(steps):
+    """Steps, with the parts of conditional chains and embedded ones in their place."""
+    for part, direction in steps:
+        if isinstance(part, ConditionalChain):
+            yield from _opened(part._inverse_steps() if direction == INVERSE else
+                               zip(part._steps, part._directions))
+        elif hasattr(part, 'embedding'):
+            yield from _opened([(part.bijector, direction)])
+        else:
+            yield part, direction
+
+
 def _step(part, direction, value, conditions):
     """One pass of one part: the value and the log-det `[...]` in that direction."""
     if isinstance(part, bijector_lib.ConditionalBijector):
@@ -215,6 +361,36 @@ def _step(part, direction, value, conditions):
     if direction == FORWARD:
         return part.forward(value), part.forward_log_det_jacobian(value, 1)
     return part.inverse(value), part.inverse_log_det_jacobian(value, 1)
+
+
+def _refuse_hidden(part, label):
+    """Raises for conditional parts where the chain does not look for them."""
+    if isinstance(part, (bijector_lib.ConditionalBijector,
+                         bijector_lib.ConditionedBijector)):
+        return
+    is_open = isinstance(part, (_tfp.Chain, _tfp.Invert))
+    for inner in tf.nest.flatten(list(part.parameters.values())):
+        if isinstance(inner, bijector_lib.ConditionalBijector) and not is_open:
+            raise ValueError(
+                f'`{label}`, {part.name!r}, holds the conditional {inner.name!r}, '
+                'where a ConditionalChain does not look for it: it looks into '
+                '`tfb.Chain` and `tfb.Invert` only. Give it a conditional part that acts on all '
+                'units, such as a ConditionalCoupling with a `mask`.')
+        if isinstance(inner, _tfp.tfb.Bijector):
+            _refuse_hidden(inner, label)
+
+
+def _trace(part, direction, spec):
+    """Traces a stock part, which is to need nothing but events."""
+    try:
+        tf.function(getattr(part, direction), autograph=False).get_concrete_function(
+            spec)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f'{part.name!r} must map events without keyword arguments of its own: a '
+            'ConditionalChain passes on `conditions`, to conditional parts, and '
+            'nothing else. For an autoregressive flow of conditions use '
+            f'ConditionalMaskedAutoregressiveFlow. It says: {error}') from error
 
 
 def _common(steps):

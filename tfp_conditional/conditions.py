@@ -9,9 +9,15 @@ import tensorflow as tf
 HOW_TO_PASS = (
     "pass `conditions=...` to the bijector's own methods, "
     "`bijector_kwargs={'conditions': ...}` to those of a "
-    "`tfd.TransformedDistribution`, nest them under the bijector's name in a "
-    "stock `tfb.Chain` (`{%r: {'conditions': ...}}`), or use "
-    '`bijector.condition(conditions)`, which needs no keyword at all')
+    '`tfd.TransformedDistribution`, nest them under the name of the part in a '
+    "stock `tfb.Chain` (`{%r: {'conditions': ...}}`, or the name of the `tfb.Invert` "
+    "around it, `{'invert_%s': {'conditions': ...}}`), or use "
+    '`dist.given(conditions)` or `bijector.condition(conditions)`, which need no '
+    'keyword at all')
+
+# The greatest error of rounding, as a fraction of the standard deviation of a column:
+# 14 steps of the rounded values a deviation, which a flow does not tell from none.
+MAX_ROUNDING = 0.02
 
 
 def positive_int(value, label, least=1):
@@ -25,10 +31,22 @@ def positive_int(value, label, least=1):
     return int(value)
 
 
-def as_tensor(value, dtype, label):
-    """Returns `value` as a tensor of `dtype`; tensors are never cast silently."""
+def as_tensor(value, dtype, label, lossless=False):
+    """Returns `value` as a tensor of `dtype`; tensors are never cast silently.
+
+    Args:
+      value: tensor, variable, array, or nest of numbers.
+      dtype: `tf.DType`.
+      label: `str`, its name in messages.
+      lossless: `bool`, whether to refuse arrays of which the cast leaves too little
+        to learn from.
+
+    Raises:
+      TypeError, ValueError: naming what was expected, what came and what to do.
+    """
     if isinstance(value, tf.Tensor) and value.dtype == dtype:
         return value
+    _refuse_gaps(value, label)
     if tf.is_tensor(value) or isinstance(value, tf.Variable):
         if value.dtype != dtype:
             raise TypeError(
@@ -38,11 +56,66 @@ def as_tensor(value, dtype, label):
                 f'with that dtype.')
         return tf.convert_to_tensor(value)
     try:
-        return tf.convert_to_tensor(value, dtype=dtype)
+        tensor = tf.convert_to_tensor(value, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f'`{label}` must be convertible to a tensor of dtype {dtype.name}; '
             f'got {type(value).__name__}: {error}') from error
+    if lossless and dtype.is_floating:
+        _refuse_losses(np.asarray(value), np.asarray(tensor), label)
+    return tensor
+
+
+def _refuse_gaps(value, label):
+    """Raises for what TensorFlow would take without its gaps, or not at all."""
+    if np.ma.is_masked(value):
+        raise ValueError(
+            f'`{label}` must have no masked entries; {np.ma.count_masked(value)} of '
+            f'{value.size} are. Drop those rows, or fill them by `.filled(...)`, with '
+            'the mask as one more condition.')
+    if isinstance(value, tf.RaggedTensor):
+        raise TypeError(
+            f'`{label}` must be a dense tensor; got a RaggedTensor. Use '
+            '`.to_tensor()`, with the lengths as one more condition, or batches of '
+            'one length each.')
+    if isinstance(value, tf.SparseTensor) or hasattr(value, 'toarray'):
+        raise TypeError(f'`{label}` must be a dense tensor; got a '
+                        f'{type(value).__name__}. Use `tf.sparse.to_dense(...)`, or '
+                        '`.toarray()` of one of SciPy.')
+
+
+def _refuse_losses(array, cast, label):
+    """Raises where an array lost in a cast to another dtype what tells rows apart."""
+    # Integers of half the size are exact.
+    needed = array.dtype.itemsize * (1 if array.dtype.kind == 'f' else 2)
+    if array.dtype.kind not in 'iuf' or needed <= cast.dtype.itemsize:
+        return
+    for j in np.ndindex(array.shape[-1:]):   # Copies of columns: less memory, faster.
+        values = np.array(array[(..., *j)], np.float64)
+        rounded = np.array(cast[(..., *j)], np.float64)
+        lost = np.isfinite(values) & ~np.isfinite(rounded)
+        name = f'column {j[0]} of `{label}`' if j else f'`{label}`'
+        if np.any(lost):
+            raise ValueError(
+                f'Numbers of {name} must be within those of {cast.dtype.name}, up to '
+                f'{tf.as_dtype(cast.dtype).max:.3g}; {np.sum(lost)} are not, such as '
+                f'{values[lost][0]:.6g}. Divide by their scale, or make the flow with '
+                '`dtype=tf.float64`.')
+        if not values.size or not np.all(np.isfinite(values)):
+            continue
+        # What varies by no more than the rounding of float64 is constant.
+        size = np.max(np.abs(values))
+        if np.ptp(values) <= 1e-12 * size:
+            continue
+        error = np.sqrt(np.mean(((values - rounded) / size)**2))
+        error /= np.std(values / size)
+        if error > MAX_ROUNDING:
+            raise ValueError(
+                f'{cast.dtype.name} is too coarse for {name}: of '
+                f'{len(np.unique(values))} distinct values, about '
+                f'{np.mean(values):.9g}, {len(np.unique(rounded))} remain, and the '
+                f'error is {error:.2g} standard deviations. Subtract an offset '
+                'first, or make the flow with `dtype=tf.float64`.')
 
 
 class ConditionSpec:
@@ -88,12 +161,13 @@ class ConditionSpec:
 
     __hash__ = None
 
-    def check(self, conditions, owner):
+    def check(self, conditions, owner, lossless=False):
         """Returns `conditions` as a nest of tensors that broadcast together.
 
         Args:
           conditions: what the caller passed, or `None`.
           owner: name of the bijector, for messages.
+          lossless: as in `as_tensor`.
 
         Returns:
           The same nest with every leaf a tensor `[..., S_i]` of `dtype`; leaves
@@ -105,11 +179,12 @@ class ConditionSpec:
         """
         if conditions is None:
             raise TypeError(f'`conditions` are required by {owner!r} and were not '
-                            f'given: {HOW_TO_PASS % owner}.')
+                            f'given: {HOW_TO_PASS % (owner, owner)}.')
         leaves = [
-            check_last_dimension(as_tensor(value, self.dtype, label), size, label)
-            if isinstance(size, int) else
-            _check_shape(as_tensor(value, size.dtype, label), size.shape, label)
+            check_last_dimension(
+                as_tensor(value, self.dtype, label, lossless), size, label)
+            if isinstance(size, int) else _check_shape(
+                as_tensor(value, size.dtype, label, lossless), size.shape, label)
             for label, value, size in _leaves(self.size, conditions)]
         if len(leaves) > 1:
             leaves = _common_batch(leaves, self._event_ranks())

@@ -88,8 +88,14 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
 
     def adapt(self, y, conditions=None):
         """Lets g learn from data; see `ConditionalChain.adapt`."""
-        y, conditions = chain.check_data(self, y, conditions)
-        chain.adapt(self._bijector, y, self._embed(conditions))
+        self.adapt_batches([(y, conditions)])
+
+    def adapt_batches(self, batches):
+        """`adapt`, to data in batches, as sequences of several lengths need."""
+        batches = chain.fewer([chain.check_data(self, *pair) for pair in batches])
+        chain.adapt_batches(self._bijector, [
+            (y, self._embed(conditions)) for batch in batches
+            for y, conditions in chain.chunks(batch)])
 
     def _forward_and_log_det(self, x, conditions):
         return self._bijector._pass(FORWARD, x, self._embed(conditions))
