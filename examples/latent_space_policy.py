@@ -18,6 +18,7 @@ import sys
 import time
 
 import gymnasium as gym
+import keras
 import matplotlib
 import matplotlib.colors
 import matplotlib.figure
@@ -27,7 +28,7 @@ import tensorflow_probability as tfp
 import tfp_conditional as tfpc
 import tqdm
 
-tfb, tfd = tfp.bijectors, tfp.distributions
+tfd = tfp.distributions
 
 PENDULUM = 'Pendulum-v1'
 
@@ -38,6 +39,8 @@ class Policy(tf.Module):
     ```none
     action = center + half_range * tanh(flow(noise; state)),   noise ~ N(0, 1)
     ```
+
+    States are `[..., S]` and actions `[..., D]`: one action for each state.
 
     A new flow is the identity, so that a new policy explores the whole box.
 
@@ -52,58 +55,66 @@ class Policy(tf.Module):
         Args:
           observation_size: `int` S.
           low: D finite lower bounds of the actions.
-          high: D upper bounds.
+          high: D upper bounds; each greater than the lower one.
           hidden_layers: widths of the hidden layers of each coupling's network.
           coupling_layers: `int`; two transform every unit.
           seed: `int` for the initial weights.
           name: `str`.
         """
         super().__init__(name=name)
-        low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-        self._center, self._half_range = (high + low) / 2, (high - low) / 2
-        self.action_size = len(low)
+        bounded = tfpc.Squash(low, high)
+        self._observation_size = observation_size
+        self.action_size = bounded.event_size
         flow = tfpc.ConditionalRealNVP(
             event_size=self.action_size, condition_size=observation_size,
             num_coupling_layers=coupling_layers, hidden_layers=hidden_layers,
             seed=seed)
-        self.bijector = tfpc.ConditionalChain([
-            tfb.Shift(self._center), tfb.Scale(self._half_range), tfb.Tanh(), flow])
+        self.bijector = tfpc.ConditionalChain([bounded, flow])
         noise = tfd.Normal(tf.zeros(self.action_size), 1.)
-        self.distribution = tfd.TransformedDistribution(
-            tfd.Independent(noise, 1), self.bijector)
+        self.distribution = self.bijector(tfd.Independent(noise, 1))
 
         # Signatures, so that these become methods of the exported SavedModel.
-        states = tf.TensorSpec([None, observation_size], name='states')
-        actions = tf.TensorSpec([None, self.action_size], name='actions')
+        states = tf.TensorSpec(None, name='states')
+        actions = tf.TensorSpec(None, name='actions')
         self.act = tf.function(self._act, input_signature=[states])
         self.sample = tf.function(self._sample, input_signature=[states])
         self.log_prob = tf.function(self._log_prob,
                                     input_signature=[actions, states])
 
     def sample_and_log_prob(self, states):
-        """Returns one action `[B, D]` for each state `[B, S]`, and log p `[B]`.
+        """Returns actions and their log-probs `[...]`.
 
-        The density is that of the noise which made the action. No inverse is
-        taken, which would fail where tanh rounds to 1.
+        The density is that of the noise which made the action: no inverse is taken,
+        which next to a bound knows the noise only roughly.
         """
-        return self.distribution.experimental_sample_and_log_prob(
-            tf.shape(states)[0], bijector_kwargs={'conditions': states})
+        return self.distribution.given(states).experimental_sample_and_log_prob()
 
     def _sample(self, states):
-        return self.sample_and_log_prob(states)[0]
+        actions, _ = self.sample_and_log_prob(self._rows(states))
+        return _like(actions, states)
 
     def _act(self, states):
         """The deterministic action: that of zero noise, the median for D = 1."""
-        noise = tf.zeros([tf.shape(states)[0], self.action_size])
-        return self.bijector.forward(noise, conditions=states)
+        rows = self._rows(states)
+        noise = tf.zeros([tf.shape(rows)[0], self.action_size])
+        return _like(self.bijector.forward(noise, conditions=rows), states)
 
     def _log_prob(self, actions, states):
-        # An action that was rounded to a bound has no finite inverse.
-        reach = (1. - 1e-6) * self._half_range
-        actions = tf.clip_by_value(actions, self._center - reach,
-                                   self._center + reach)
-        return self.distribution.log_prob(
-            actions, bijector_kwargs={'conditions': states})
+        given = self.distribution.given(self._rows(states))
+        log_probs = given.log_prob(tf.reshape(actions, [-1, self.action_size]))
+        return tf.reshape(log_probs, tf.shape(states)[:-1])
+
+    def _rows(self, states):
+        """States of any batch shape as `[N, S]`."""
+        tf.debugging.assert_equal(tf.shape(states)[-1], self._observation_size,
+                                  'The last dimension of `states` is wrong.')
+        return tf.reshape(states, [-1, self._observation_size])
+
+
+def _like(actions, states):
+    """Actions `[N, D]` in the batch shape of the states."""
+    return tf.reshape(actions, tf.concat(
+        [tf.shape(states)[:-1], tf.shape(actions)[-1:]], 0))
 
 
 class SoftActorCritic:
@@ -137,7 +148,7 @@ class SoftActorCritic:
             v.value for critic in self._critics for v in critic.trainable_variables]
         self._target_variables = [
             v.value for target in self._targets for v in target.trainable_variables]
-        self._optimizers = {name: tf.keras.optimizers.Adam(learning_rate)
+        self._optimizers = {name: keras.optimizers.Adam(learning_rate)
                             for name in ('critics', 'actor', 'temperature')}
 
     @tf.function
@@ -193,10 +204,10 @@ class SoftActorCritic:
 
 
 def _make_critic(input_size, hidden_layers):
-    return tf.keras.Sequential(
-        [tf.keras.Input([input_size])]
-        + [tf.keras.layers.Dense(units, 'relu') for units in hidden_layers]
-        + [tf.keras.layers.Dense(1)])
+    return keras.Sequential(
+        [keras.Input([input_size])]
+        + [keras.layers.Dense(units, 'relu') for units in hidden_layers]
+        + [keras.layers.Dense(1)])
 
 
 def _q(critic, states, actions):
@@ -235,15 +246,39 @@ class ReplayBuffer:
         return self._arrays['states'][:self._count]
 
 
+class Finite(gym.Wrapper):
+    """An environment that raises as soon as what it returns is not finite."""
+
+    def reset(self, **kwargs):
+        state, info = self.env.reset(**kwargs)
+        self._check('observation after a reset', state)
+        return state, info
+
+    def step(self, action):
+        self._check('action of the policy', action)
+        state, reward, *rest = self.env.step(action)
+        self._check(f'observation after the action {action}', state)
+        self._check(f'reward of the action {action}', reward)
+        return state, reward, *rest
+
+    def _check(self, label, value):
+        if not np.all(np.isfinite(value)):
+            raise FloatingPointError(f'The {label} must be finite; got {value}.')
+
+
 def make_environment(name):
     """Returns the environment `name`, its observations flat float32 vectors."""
     env = gym.wrappers.FlattenObservation(gym.make(name))
     space = env.action_space
     if not (isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-            and space.is_bounded()):
+            and np.issubdtype(space.dtype, np.floating) and space.is_bounded()
+            and np.all(space.low < space.high)
+            # This is how some environments say that there are no bounds.
+            and np.all(space.high / 2 - space.low / 2 < np.finfo(np.float32).max / 4)):
         raise ValueError(
-            f'{name} must have a bounded vector of actions; got {space}.')
-    return gym.wrappers.DtypeObservation(env, np.float32)
+            f'{name} must have a vector of actions, of floats between bounds with '
+            f'low < high; got {space}.')
+    return Finite(gym.wrappers.DtypeObservation(env, np.float32))
 
 
 def evaluate(policy, env, episodes, first_seed=10_000):
@@ -281,6 +316,7 @@ def train(policy, learner, buffer, args):
     history = {'steps': [0], 'returns': [evaluate(policy, evaluation_env,
                                                   args.episodes)]}
     watched, best = [], -np.inf
+    best_values = [v.numpy() for v in policy.trainable_variables]
     state, _ = env.reset(seed=args.seed)
     progress = tqdm.trange(1, args.steps + 1, unit='step', smoothing=0.05)
     for step in progress:
@@ -297,8 +333,12 @@ def train(policy, learner, buffer, args):
             history['steps'].append(step)
             history['returns'].append(returns)
             for name in watched[0] if watched else ():
-                history.setdefault(name, []).append(
-                    np.mean([values[name] for values in watched]))
+                mean = np.mean([values[name] for values in watched])
+                if not np.isfinite(mean):
+                    raise FloatingPointError(
+                        f'{name} is {mean} in the {len(watched)} updates before step '
+                        f'{step}. Lower --learning-rate, or scale the rewards down.')
+                history.setdefault(name, []).append(mean)
             watched = []
             if np.mean(returns) > best:
                 best = np.mean(returns)
@@ -419,7 +459,22 @@ def parse_arguments(arguments=None):
         help='directory for the picture and the saved policy')
     add('--verify', type=pathlib.Path, metavar='OUT',
         help='only check the policy that another run saved')
-    return parser.parse_args(arguments)
+    # argparse takes a number such as -1e9 for an option.
+    joined = []
+    for argument in sys.argv[1:] if arguments is None else arguments:
+        if joined and argument.startswith('-') and _is_number(argument):
+            joined[-1] += f'={argument}'
+        else:
+            joined.append(argument)
+    return parser.parse_args(joined)
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def main(arguments=None):
@@ -430,7 +485,7 @@ def main(arguments=None):
 
     start = time.time()
     args.out.mkdir(parents=True, exist_ok=True)
-    tf.keras.utils.set_random_seed(args.seed)
+    keras.utils.set_random_seed(args.seed)
     env = make_environment(args.env)
     observation_size = env.observation_space.shape[0]
     low, high = env.action_space.low, env.action_space.high
@@ -438,7 +493,7 @@ def main(arguments=None):
                 'high': high.tolist()}
     policy = Policy(**settings, seed=args.seed)
     # -1 for each action of range [-1, 1], as is usual, whatever the units are.
-    target_entropy = float(np.sum(np.log((high - low) / 2) - 1.))
+    target_entropy = float(np.sum(np.log(high / 2 - low / 2) - 1.))
     learner = SoftActorCritic(policy, observation_size, target_entropy,
                               learning_rate=args.learning_rate)
     buffer = ReplayBuffer(args.steps, observation_size, policy.action_size,

@@ -508,3 +508,51 @@ def test_each_replica_of_a_strategy_reads_its_own_variables():
     subprocess.run([sys.executable, '-c', STRATEGY], check=True, cwd=root, timeout=300,
                    env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3',
                         'CUDA_VISIBLE_DEVICES': ''})
+
+
+EDGES = {
+    'sigmoid': (lambda: tfb.Sigmoid(np.float64(-1.), np.float64(2.)), [-1., 2.]),
+    'tanh': (tfb.Tanh, [-1., 1.]),
+    'softplus': (tfb.Softplus, [0.]),
+    'exp': (tfb.Exp, [0.]),
+    'chain': (lambda: tfb.Chain([tfb.Scale(np.float64(2.)), tfb.Sigmoid()]), [0., 2.]),
+    'inverted': (lambda: tfb.Invert(tfb.Log()), [0.]),
+    'blockwise': (lambda: tfb.Blockwise([tfb.Sigmoid(), tfb.Sigmoid()]), [0., 1.]),
+}
+
+
+@pytest.mark.parametrize('name', EDGES)
+def test_outside_of_a_support_the_density_is_0(name):
+    make_support, edges = EDGES[name]
+    chain = tfpc.ConditionalChain([make_support(), flows.flow()])
+    dist = chain(flows.base())
+    inside = dist.given(C[0]).sample(3, seed=1)
+    wrong = tf.constant([[edge, inside[0, 1].numpy()] for edge in edges]
+                        + [[edges[0] - .5, inside[0, 1].numpy()]], tf.float64)
+    y = tf.concat([inside, wrong, [[np.nan, 0.5]]], 0)
+    want = dist.given(C[0]).log_prob(inside)
+
+    @tf.function
+    def graph(y):
+        return dist.given(C[0]).log_prob(y)
+
+    finite = y[:-1]
+    for call in (dist.given(C[0]).log_prob, graph):
+        log_prob = call(y)
+        near(log_prob[:3], want)
+        assert np.all(log_prob[3:-1] == -np.inf) and np.isnan(log_prob[-1])
+        with tf.GradientTape() as tape:
+            tape.watch(finite)
+            loss = tf.reduce_sum(call(finite))
+        gradients = tape.gradient(loss, [finite, *dist.trainable_variables])
+        assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+    latents = chain.inverse(y, conditions=C[0])
+    assert np.all(np.isfinite(latents[:3])) and np.all(np.isnan(latents[3:]))
+    near(chain.condition(C[0]).inverse(y), latents)
+
+
+@pytest.mark.parametrize('part', [
+    tfb.Shift(np.ones(2)), tfb.Permute([1, 0]), tfb.SinhArcsinh(np.float64(.3)),
+    tfb.ScaleMatvecTriL(np.eye(2))], ids=lambda part: part.name)
+def test_a_part_without_edges_is_known_to_have_none(part):
+    assert not tfpc.ConditionalChain([part, flows.flow()])._has_edges

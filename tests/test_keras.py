@@ -16,6 +16,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
+from tests import catalogue, flows
 
 tfd, tfb = tfp.distributions, tfp.bijectors
 
@@ -413,6 +414,192 @@ def test_config_of_other_distributions(k, data):
         callable_layer.get_config()
 
 
+# Of the catalogue: no layer takes these, and no config has those.
+NO_LAYER = {name: 'must be a ConditionalBijector' for name in (
+    'given_one', 'given_batch', 'invert', 'invert_given', 'stock_chain',
+    'stock_chain_of_given')}
+NO_CONFIG = {
+    'real_nvp_own_activation': 'activation', 'coupling_own_transformer': 'transformer',
+    'coupling_own_conditioner': 'conditioner',
+    'coupling_conditioner_in_closure': 'conditioner',
+    'coupling_template_conditioner': 'conditioner',
+    'elementwise_own_transformer': 'transformer', 'embedding': 'embedding',
+    'own_bijector': 'bijector', 'chain_with_conditioned': r'bijectors\[0\]'}
+
+
+def catalogued(name):
+    flow = catalogue.CATALOGUE[name].factory()
+    size = getattr(flow, 'event_size', 3)
+    return tfd.TransformedDistribution(
+        flows.base(size, flow.dtype or tf.float64), flows.perturb(flow))
+
+
+def log_probs_of_catalogued(k, name):
+    """A model of log-probs, and values for its inputs."""
+    layer = k.tfpk.FlowLayer(catalogued(name))
+    flow = layer.flow
+    conditions = tf.nest.map_structure(
+        lambda size: k.keras.Input([size], dtype=flow.dtype.name),
+        flow.condition_size)
+    size, = layer.distribution.event_shape
+    events = k.keras.Input([size], dtype=flow.dtype.name)
+    inputs = [*tf.nest.flatten(conditions), events]
+    model = k.keras.Model(inputs, layer.log_prob(events, conditions=conditions))
+    y = tf.nn.softmax(flows.normal([5, size])) * .9
+    return model, [*(flows.normal([5, *x.shape[1:]], i, flow.dtype)
+                     for i, x in enumerate(inputs[:-1])), tf.cast(y, flow.dtype)]
+
+
+@pytest.mark.parametrize(
+    'name', sorted(catalogue.CATALOGUE.keys() - NO_LAYER.keys() - NO_CONFIG.keys()))
+def test_catalogue_saves_loads_and_clones(k, name, tmp_path):
+    model, data = log_probs_of_catalogued(k, name)
+    expected = model(data)
+    assert np.isfinite(expected).all()
+    model.save(tmp_path / 'model.keras')
+    loaded = k.keras.models.load_model(tmp_path / 'model.keras')
+    np.testing.assert_array_equal(loaded(data), expected)
+    clone = k.keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(clone(data), expected)
+
+
+@pytest.mark.parametrize('name', sorted(NO_LAYER | NO_CONFIG))
+def test_the_rest_of_the_catalogue_is_refused_by_name(k, name):
+    if name in NO_LAYER:
+        with pytest.raises(TypeError, match=NO_LAYER[name]):
+            k.tfpk.FlowLayer(catalogued(name))
+        return
+    layer = k.tfpk.FlowLayer(catalogued(name))
+    with pytest.raises(ValueError, match=f'{NO_CONFIG[name]}` cannot be part of '
+                       'a Keras config.*got <'):
+        layer.get_config()
+
+
+
+TRAINABLE_BASES = {
+    'tril': lambda: tfd.MultivariateNormalTriL(
+        tf.Variable([0., 1.]), tf.Variable([[1., 0.], [.5, 2.]])),
+    'transformed': lambda: tfd.MultivariateNormalTriL(
+        tf.Variable([0., 1.]), tfp.util.TransformedVariable(
+            [[1., 0.], [.5, 2.]], tfb.FillScaleTriL())),
+    'independent': lambda: tfd.Independent(tfd.StudentT(
+        5., tf.Variable([0., 1.], trainable=False), tfp.util.TransformedVariable(
+            [1., 2.], tfb.Softplus(), trainable=False)), 1),
+    'operator': lambda: tfd.MultivariateStudentTLinearOperator(
+        5., [0., 1.], tf.linalg.LinearOperatorLowerTriangular(
+            tf.Variable([[1., 0.], [.5, 2.]]))),
+    'mixture': lambda: tfd.MixtureSameFamily(
+        tfd.Categorical(logits=tf.Variable([0., 1.])), tfd.MultivariateNormalDiag(
+            tf.Variable([[0., 0.], [1., 1.]]), [1., 2.])),
+}
+
+
+def assert_saves_loads_and_clones(k, distribution, path):
+    layer = k.tfpk.FlowLayer(distribution)
+    perturb(types.SimpleNamespace(variables=distribution.trainable_variables))
+    states, events = k.keras.Input([S]), k.keras.Input([D])
+    model = k.keras.Model([states, events],
+                          layer.log_prob(events, conditions=states))
+    rng = np.random.default_rng(0)
+    data = [rng.normal(size=[N, size]).astype('float32') for size in (S, D)]
+    expected = model(data)
+    model.save(path / 'model.keras')
+    model.save_weights(path / 'model.weights.h5')
+    loaded = k.keras.models.load_model(path / 'model.keras')
+    clone, other = (k.keras.models.clone_model(model) for _ in range(2))
+    for each in (clone, other):
+        assert np.any(each(data) != expected)
+    clone.set_weights(model.get_weights())
+    other.load_weights(path / 'model.weights.h5')
+    for each in (loaded, clone, other):
+        np.testing.assert_array_equal(each(data), expected)
+        for collection in ('trainable_weights', 'non_trainable_weights'):
+            assert len(getattr(each, collection)) == len(getattr(model, collection))
+
+
+@pytest.mark.parametrize('name', TRAINABLE_BASES)
+def test_bases_of_variables(k, name, tmp_path):
+    assert_saves_loads_and_clones(k, tfd.TransformedDistribution(
+        TRAINABLE_BASES[name](), tfpc.ConditionalRealNVP(**SMALL)), tmp_path)
+
+
+@pytest.mark.parametrize('seed', [None, 0, (2**64 - 1, 1)])
+def test_densities_of_any_seed(k, seed, tmp_path):
+    assert_saves_loads_and_clones(k, tfpc.conditional_density(
+        D, S, num_coupling_layers=2, seed=seed), tmp_path)
+
+
+@pytest.mark.parametrize('mixing', ['random', 'linear'])
+@pytest.mark.parametrize('seed', [None, 0])
+def test_permutations_are_weights(k, mixing, seed, tmp_path):
+    assert_saves_loads_and_clones(k, tfd.TransformedDistribution(
+        base(), tfpc.ConditionalRealNVP(**{
+            **SMALL, 'num_coupling_layers': 4, 'mixing': mixing, 'seed': seed})),
+        tmp_path)
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(activation='elu'), dict(transformer=tfpc.Affine(1.)), dict(mixing='reverse')],
+    ids=str)
+def test_weights_of_another_map_are_refused(k, kwargs, tmp_path):
+    size = 3
+    models = []
+    for more in ({}, kwargs):
+        layer = k.tfpk.FlowLayer(tfd.TransformedDistribution(
+            tfd.Independent(tfd.Normal(tf.zeros(size), 1.), 1),
+            tfpc.ConditionalRealNVP(**{**SMALL, 'event_size': size, **more})))
+        states = k.keras.Input([S])
+        models.append(k.keras.Model(states, layer.deterministic(states)))
+    model, other = models
+    path, key = str(tmp_path / 'model.weights.h5'), {'mixing': 'mask'}.get(
+        *kwargs, *kwargs)
+    model.save_weights(path)
+    before = other.get_weights()
+    with pytest.raises(ValueError, match=f'another map.*{key}'):
+        other.load_weights(path)
+    for one, two in zip(before, other.get_weights()):
+        np.testing.assert_array_equal(one, two)
+    model.load_weights(path)
+
+
+def test_time_distributed(k):
+    layer = new_layer(k)
+    sequence = k.keras.Input([4, S])
+    model = k.keras.Model(sequence, k.keras.layers.TimeDistributed(layer)(sequence))
+    assert tuple(model.output_shape) == (None, 4, D)
+    samples = model.predict(np.ones([5, 4, S]), verbose=0)
+    assert samples.shape == (5, 4, D) and len(np.unique(samples)) == samples.size
+    # The shapes of other methods are their own.
+    states, events = k.keras.Input([S]), k.keras.Input([D])
+    assert tuple(layer.log_prob(events, conditions=states).shape) == (None,)
+
+
+def test_conditions_that_are_no_vectors(k):
+    """Images and integers: see `ConditionalEmbedding`."""
+    class Embedding(tf.Module):
+        def __call__(self, conditions):
+            return tf.concat([tf.reduce_mean(conditions['image'], [1, 2]),
+                              tf.one_hot(conditions['label'], 2)], -1)
+
+    flow = tfpc.ConditionalEmbedding(
+        tfpc.ConditionalRealNVP(**SMALL), Embedding(),
+        {'image': tf.TensorSpec([4, 4, 1]), 'label': tf.TensorSpec([], tf.int32)})
+    layer = k.tfpk.FlowLayer(flows.dist(perturb(flow)))
+    conditions = {'image': np.ones([5, 4, 4, 1]), 'label': np.arange(5) % 2}
+    inputs = {'image': k.keras.Input([4, 4, 1]),
+              'label': k.keras.Input([], dtype='int32')}
+    model = k.keras.Model(inputs, layer.deterministic(inputs))
+    assert tuple(model.output_shape) == (None, D)
+    for result in (layer.deterministic(conditions),
+                   model.predict(conditions, verbose=0)):
+        np.testing.assert_allclose(result, flow.forward(
+            tf.zeros([5, D]), conditions={
+                'image': tf.ones([5, 4, 4, 1]), 'label': tf.range(5) % 2}), rtol=1e-5)
+    assert layer.sample(conditions).shape == (5, D)
+
+
+
 def test_export(k, data, tmp_path):
     model = new_model(k)
     density = separate_models(k, model.flow_layer)['log_prob']
@@ -609,7 +796,7 @@ MISUSE = {
         ValueError, '`method` must be one of'),
     'a flow where a distribution should be': (
         lambda k: k.tfpk.FlowLayer(tfpc.ConditionalRealNVP(**SMALL)),
-        TypeError, r'write `tfd.TransformedDistribution\(base, flow\)`'),
+        TypeError, r'write `flow\(base\)`'),
     'a bijector that is not conditional': (
         lambda k: k.tfpk.FlowLayer(
             tfd.TransformedDistribution(base(), tfb.Shift([1., 2.]))),

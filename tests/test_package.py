@@ -15,7 +15,7 @@ ROOT = pathlib.Path(tfpc.__file__).parent
 # Each module may import those before it, never one after it.
 ORDER = ['_version', '_tfp', 'dropout', 'compiled', 'one_pass', 'conditions',
          'bijector', 'distribution', 'transformers', 'spline', 'networks', 'settings',
-         'coupling', 'mixing', 'squash', 'bounds', 'chain', 'real_nvp',
+         'coupling', 'mixing', 'squash', 'bounds', 'tails', 'chain', 'real_nvp',
          'autoregressive', 'standardize', 'embedding', 'support', 'density', 'template',
          'export', 'fit', 'calibration', 'plot', 'testing', 'keras']
 
@@ -26,7 +26,7 @@ PUBLIC = {
     'ConditionalMaskedAutoregressiveFlow', 'ConditionalRealNVP',
     'ConditionalTransformedDistribution', 'InvertibleLinear',
     'MLP', 'RationalQuadratic', 'ResidualNetwork', 'SoftBounds', 'Squash',
-    'Standardized', 'Transformer',
+    'Standardized', 'Tails', 'Transformer',
     'conditional_density', 'conditional_real_nvp_template', 'exportable', 'fit',
     'given', 'support_bijector', 'training',
 }

@@ -21,8 +21,10 @@ from tfp_conditional.networks import MLP
 from tfp_conditional.networks import ResidualNetwork
 from tfp_conditional.real_nvp import ConditionalRealNVP
 from tfp_conditional.spline import RationalQuadratic
+from tfp_conditional.squash import Squash
 from tfp_conditional.standardize import Standardized
 from tfp_conditional.support import support_bijector
+from tfp_conditional.tails import Tails
 from tfp_conditional.template import conditional_real_nvp_template
 from tfp_conditional.transformers import Additive
 from tfp_conditional.transformers import Affine
@@ -46,7 +48,9 @@ __all__ = [
     'RationalQuadratic',
     'ResidualNetwork',
     'SoftBounds',
+    'Squash',
     'Standardized',
+    'Tails',
     'Transformer',
     'conditional_density',
     'conditional_real_nvp_template',

@@ -9,6 +9,7 @@ from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import coupling
 from tfp_conditional import networks
 from tfp_conditional import real_nvp
+from tfp_conditional import settings
 from tfp_conditional import transformers
 
 
@@ -211,6 +212,10 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
             self._network = MADE(
                 self._order, self._condition_spec, self._transformer.num_parameters,
                 hidden_layers, activation, seed)
+        self._settings = settings.Settings(
+            self.name, condition_size=self.condition_size, order=self._order,
+            transformer=self._transformer, hidden_layers=hidden_layers,
+            activation=activation)
 
     def _forward_and_log_det(self, x, conditions):
         network, size = self._network, self.event_size

@@ -391,6 +391,7 @@ class ConditionedBijector(one_pass.OnePassBijector):
         parameters = dict(locals())
         self._bijector = bijector
         self._conditions = conditions
+        self._has_edges = bijector._has_edges
         super().__init__(
             dtype=bijector.dtype, validate_args=validate_args,
             is_constant_jacobian=bijector.is_constant_jacobian,

@@ -1,5 +1,7 @@
 """`ConditionalChain`: composition that hands `conditions` to every part."""
 
+import contextlib
+
 import numpy as np
 import tensorflow as tf
 
@@ -8,6 +10,7 @@ from tfp_conditional import bijector as bijector_lib
 from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import networks
 from tfp_conditional import one_pass
+from tfp_conditional import settings
 from tfp_conditional.one_pass import FORWARD, INVERSE
 
 _CHUNK = 4096   # Rows that meet a network at once.
@@ -27,6 +30,11 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
     As in `tfb.Chain` the last bijector is applied first. Every
     `ConditionalBijector` among the parts, also inside `tfb.Invert` and
     `tfb.Chain`, is given the conditions; stock bijectors are called without.
+
+    Events on the edge of what a stock part such as a `tfb.Sigmoid` maps onto, or
+    outside, are the image of no finite number: their latents are NaN, their density is
+    0, its logarithm -inf, and rows beside them keep their gradients. For densities on
+    the edges themselves see `Squash`.
 
     #### Example
 
@@ -86,6 +94,10 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
         tracked = {id(variable) for variable in self.trainable_variables}
         self._untracked_variables = [variable for variable in self._stock_variables()
                                      if id(variable) not in tracked]
+        # The places, from the data side, of the parts that not all events go through.
+        self._bounded = self._no_dependency(self._find_bounded())
+        self._has_edges = bool(self._bounded)
+        self._settings = settings.Settings(self.name, bijectors=bijectors)
 
     def _stock_variables(self):
         """The trainable variables that stock parts read, wherever they keep them.
@@ -101,6 +113,23 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
                 read += tape.watched_variables()
             size = new_size
         return read
+
+    def _find_bounded(self):
+        """Place -> vector inside of what the part maps onto, of stock parts with edges."""
+        found, size = {}, self._output_event_size
+        for i, (part, direction) in enumerate(self._inverse_steps()):
+            new_size = _next_size(part, direction, size)
+            if not isinstance(part, one_pass.OnePassBijector):
+                # No part that is defined for all numbers is undefined for these.
+                probe = tf.constant([[-1e4] * size, [1e4] * size], self.dtype)
+                # As a function, since TFP's own networks may have been traced as one.
+                run = tf.function(lambda ask, x: ask(x), autograph=False)
+                with tf.init_scope(), contextlib.suppress(tf.errors.InvalidArgumentError):
+                    if np.isnan(run(getattr(part, direction), probe)).any():
+                        found[i] = run(getattr(part, _opposite(direction)), tf.zeros(
+                            [new_size], self.dtype)).numpy()
+            size = new_size
+        return found
 
     def __deepcopy__(self, memo):
         clone = networks.copy_attributes(self, memo)
@@ -152,16 +181,19 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
         return self._walk(zip(self._steps, self._directions), x, conditions)
 
     def _inverse_and_log_det(self, y, conditions):
-        return self._walk(self._inverse_steps(), y, conditions)
+        return self._walk(self._inverse_steps(), y, conditions, self._bounded)
 
     def _inverse_steps(self):
         return [(part, _opposite(direction)) for part, direction in
                 zip(self._steps[::-1], self._directions[::-1])]
 
-    def _walk(self, steps, value, conditions):
+    def _walk(self, steps, value, conditions, bounded=()):
         total = None
-        for part, direction in steps:
-            value, log_det = _step(part, direction, value, conditions)
+        for i, (part, direction) in enumerate(steps):
+            if i in bounded:
+                value, log_det = _step_inside(part, direction, value, bounded[i])
+            else:
+                value, log_det = _step(part, direction, value, conditions)
             total = log_det if total is None else total + log_det
         return value, total
 
@@ -361,6 +393,21 @@ def _step(part, direction, value, conditions):
     if direction == FORWARD:
         return part.forward(value), part.forward_log_det_jacobian(value, 1)
     return part.inverse(value), part.inverse_log_det_jacobian(value, 1)
+
+
+def _step_inside(part, direction, value, inside):
+    """`_step` of a stock part with edges: the log-det is -inf on them and outside.
+
+    There, the part is asked at a vector inside instead, or its gradients, times 0,
+    would be NaN.
+    """
+    def is_outside(image):
+        return tf.reduce_any(tf.math.is_inf(image) | tf.math.is_nan(image), -1)
+
+    outside = is_outside(getattr(part, direction)(tf.identity(value))) & ~is_outside(value)
+    value, log_det = _step(part, direction, tf.where(
+        outside[..., tf.newaxis], inside, value), None)
+    return value, tf.where(outside, tf.constant(-np.inf, log_det.dtype), log_det)
 
 
 def _refuse_hidden(part, label):

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfp_conditional import bijector
 from tfp_conditional import networks
+from tfp_conditional import settings
 from tfp_conditional import spline
 from tfp_conditional import transformers
 
@@ -55,6 +56,9 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
                 self._conditioner = networks.ForeignConditioner(
                     conditioner, self._partition.num_masked, self._condition_spec,
                     output_size)
+        self._settings = settings.Settings(
+            self.name, condition_size=self.condition_size, mask=mask,
+            transformer=self._transformer, conditioner=conditioner)
 
     def _forward_and_log_det(self, x, conditions):
         masked, units = self._partition.split(x)

@@ -19,6 +19,7 @@ from tfp_conditional import chain
 from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import dropout
 from tfp_conditional import networks
+from tfp_conditional import settings as settings_lib
 
 _EVALUATION_ROWS = 4096   # Rows of validation data that meet the network at once.
 _DATASET_ROWS = 10000   # The first of a Dataset, up to a whole batch, to adapt to.
@@ -524,7 +525,8 @@ class _Run:
                      for v in [*self.variables, *self.statistics]]
         return json.loads(json.dumps(dict(
             self.settings, optimizer=type(self.optimizer).__name__, config=config,
-            data=digests[0], validation_data=digests[1], variables=variables),
+            data=digests[0], validation_data=digests[1], variables=variables,
+            flow=settings_lib.collect(self.dist)),
             default=str))
 
     def save(self, path):

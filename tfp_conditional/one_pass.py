@@ -15,6 +15,7 @@ pass before it answers. The log-det lies on that tensor, and is freed with it.
 import copy
 import weakref
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -37,6 +38,9 @@ class OnePassBijector(tfb.Bijector):
     hyperparameters do not make equal variables.
     """
 
+    # Whether events may lie outside of what it maps onto, its log-det then -inf.
+    _has_edges = False
+
     def __init__(self, **kwargs):
         super().__init__(forward_min_event_ndims=1, **kwargs)
         self._compiled = compiled.CompiledMethods()
@@ -57,6 +61,9 @@ class OnePassBijector(tfb.Bijector):
     def inverse(self, y, name='inverse', **kwargs):
         """Returns `x = g^-1(y)`; see the class for shapes."""
         x, ildj = self._ask(INVERSE, y, name, kwargs)
+        if self._has_edges:    # Where there is no density there is no latent.
+            x = tf.where(ildj[..., tf.newaxis] == -np.inf,
+                         tf.constant(np.nan, x.dtype), x)
         if x is not y:
             setattr(x, _NOTE, _Note(self, kwargs, -ildj))
         return x

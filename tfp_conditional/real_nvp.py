@@ -2,6 +2,7 @@
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_conditional import chain
 from tfp_conditional import conditions as conditions_lib
@@ -10,6 +11,7 @@ from tfp_conditional import mixing as mixing_lib
 from tfp_conditional import networks
 from tfp_conditional import transformers
 
+tfb = tfp.bijectors
 
 # The most that all affine layers together scale a unit by: exp(8), about 3000.
 # Below that float32 loses no more than three of its seven digits, and no number
@@ -43,12 +45,11 @@ class ConditionalRealNVP(chain.ConditionalChain):
     tfd = tfp.distributions
 
     flow = tfpc.ConditionalRealNVP(event_size=2, condition_size=3, seed=0)
-    policy = tfd.TransformedDistribution(
-        tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1), flow)
-    states = tf.ones([256, 3])
-    actions = policy.sample(256, bijector_kwargs={'conditions': states})
-    log_probs = policy.log_prob(actions, bijector_kwargs={'conditions': states})
-    assert log_probs.shape == [256]
+    policy = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
+    given = policy.given(tf.ones([256, 3]))
+    actions = given.sample()
+    log_probs = given.log_prob(actions)
+    assert actions.shape == [256, 2] and log_probs.shape == [256]
     ```
     """
 
@@ -73,9 +74,9 @@ class ConditionalRealNVP(chain.ConditionalChain):
             second in turn. `'reverse'`: the first half, of an order that is
             reversed between couplings, which differs from that for odd D.
             `'random'`: a random half, then its complement, then another random
-            half; permutations are folded into the networks, and cost nothing.
-            `'linear'`: as `'alternate'`, with an `InvertibleLinear` between
-            couplings.
+            half. `'linear'`: as `'alternate'`, with an `InvertibleLinear` between
+            couplings. Permutations are variables that are not trained: what
+            restores the weights, into a flow of another seed too, restores the map.
           act_norm: `bool`, whether an `ActNorm` stands on the data side of each
             coupling.
           conditional_base: `bool`, whether noise is first shifted and scaled by
@@ -108,14 +109,17 @@ class ConditionalRealNVP(chain.ConditionalChain):
         common = dict(
             event_size=event_size, condition_size=condition_size,
             hidden_layers=hidden_layers, activation=activation, dtype=dtype)
-        masks = _masks(mixing, event_size, count, (*entropy, count))
+        rng, order = np.random.default_rng((*entropy, count)), np.arange(event_size)
         layers = []
         with tf.name_scope(name):
-            for i, mask in enumerate(masks):
+            for i, mask in enumerate(_masks(mixing, event_size, count)):
                 settings = dict(
                     common, transformer=transformer, seed=(*entropy, i),
                     name=f'layer_{i}', conditioner=_conditioner(
                         conditioner, mask, coupling.get_transformer(transformer)))
+                if mixing == 'random' and i % 2 == 0:
+                    old, order = order, rng.permutation(event_size)
+                    layers.append(_permute(old, order, f'permute_{i}'))
                 if mixing == 'linear' and i:
                     layers.append(mixing_lib.InvertibleLinear(
                         event_size, dtype=dtype, seed=(*entropy, i, 1),
@@ -128,6 +132,8 @@ class ConditionalRealNVP(chain.ConditionalChain):
                 else:
                     layers.append(coupling.ConditionalCoupling(mask=mask,
                                                                **settings))
+            if mixing == 'random':
+                layers.append(_permute(order, np.arange(event_size), 'permute'))
             if conditional_base:
                 affine = transformers.Affine()
                 layers.append(coupling.ConditionalElementwise(
@@ -138,16 +144,18 @@ class ConditionalRealNVP(chain.ConditionalChain):
                          name=name)
 
 
-def _masks(mixing, event_size, count, entropy):
+def _masks(mixing, event_size, count):
     """The units that each layer sees."""
-    first_half = np.arange(event_size) < event_size // 2
-    if mixing == 'reverse':
-        return [first_half if i % 2 == 0 else first_half[::-1] for i in range(count)]
-    rng, masks = np.random.default_rng(entropy), []
-    while len(masks) < count:
-        half = rng.permutation(first_half) if mixing == 'random' else first_half
-        masks += [half, ~half]
-    return masks[:count]
+    half = np.arange(event_size) < event_size // 2
+    other = half[::-1] if mixing == 'reverse' else ~half
+    return [half if i % 2 == 0 else other for i in range(count)]
+
+
+def _permute(old, new, name):
+    """Moves each unit of the data from its place in `old` to that in `new`."""
+    # GPUs hold no variables of int32.
+    return tfb.Permute(tf.Variable(new[np.argsort(old)], trainable=False,
+                                   dtype=tf.int64, name='permutation'), name=name)
 
 
 def _conditioner(conditioner, mask, transformer):

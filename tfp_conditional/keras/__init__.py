@@ -38,6 +38,13 @@ if _found.startswith('Keras 3.') and _found.endswith('"tensorflow"'):
         _keras = keras
         _adopt = staticmethod(_adopt)
 
+        def compute_output_shape(self, input_shape):
+            """That of samples; `keras.layers.TimeDistributed` asks for it."""
+            return (*input_shape[:-1], self.distribution.event_shape[-1])
+
+        # Else Keras would take the shape of samples for that of any method.
+        compute_output_spec = keras.Operation.compute_output_spec
+
     @_register
     class LearnableConditionalRealNVP(_model.LearnableConditionalRealNVPMixin,
                                       keras.Model):

@@ -9,7 +9,8 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 
-_NAMESPACES = {'tfd': tfp.distributions, 'tfb': tfp.bijectors, 'tfpc': tfpc}
+_NAMESPACES = {'tfd': tfp.distributions, 'tfb': tfp.bijectors, 'tfpc': tfpc,
+               'linalg': tf.linalg}
 
 
 def serialize(value, label):
@@ -17,16 +18,20 @@ def serialize(value, label):
 
     Args:
       value: numbers, strings, dtypes, arrays, variables (their present values),
-        distributions, bijectors and transformers, and tuples and dicts of them.
+        distributions, bijectors, transformers and linear operators, and lists, tuples
+        and dicts of them.
       label: `str`, for messages.
 
     Raises:
       ValueError: for anything else, such as functions.
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
+    # A np.float64 is a float too, but one that makes tensors of float64.
+    if value is None or (isinstance(value, (bool, int, float, str))
+                         and not isinstance(value, np.generic)):
         return value
     if isinstance(value, (tuple, list)):
-        return [serialize(part, f'{label}[{i}]') for i, part in enumerate(value)]
+        parts = [serialize(part, f'{label}[{i}]') for i, part in enumerate(value)]
+        return {'tuple': parts} if isinstance(value, tuple) else parts
     if isinstance(value, collections.abc.Mapping):
         return {'dict': {key: serialize(part, f'{label}[{key!r}]')
                          for key, part in value.items()}}
@@ -35,6 +40,9 @@ def serialize(value, label):
     if isinstance(value, tf.Variable):
         return {'variable': value.numpy().tolist(), 'dtype': value.dtype.name,
                 'trainable': value.trainable}
+    if isinstance(value, tfp.util.TransformedVariable):
+        return {'transformed': serialize(value.pretransformed_input, label),
+                'bijector': serialize(value.bijector, f'{label}.bijector')}
     if isinstance(value, (np.ndarray, np.generic, tf.Tensor)):
         value = np.asarray(value)
         return {'array': value.tolist(), 'dtype': value.dtype.name}
@@ -55,7 +63,7 @@ def serialize(value, label):
 
 
 def deserialize(value):
-    """Returns what was serialized; lists stay lists."""
+    """Returns what was serialized."""
     if isinstance(value, list):
         return [deserialize(part) for part in value]
     if not isinstance(value, dict):
@@ -64,13 +72,20 @@ def deserialize(value):
         space, _, name = value['class'].partition('.')
         return getattr(_NAMESPACES[space], name)(
             **{key: deserialize(part) for key, part in value['parameters'].items()})
+    if 'tuple' in value:
+        return tuple(deserialize(part) for part in value['tuple'])
+    if 'transformed' in value:
+        variable, bijector = (deserialize(value[key])
+                              for key in ('transformed', 'bijector'))
+        return tfp.util.TransformedVariable(
+            bijector.forward(variable), bijector, trainable=variable.trainable)
     if 'dict' in value:
         return {key: deserialize(part) for key, part in value['dict'].items()}
     if 'variable' in value:
         return tf.Variable(value['variable'], dtype=value['dtype'],
                            trainable=value['trainable'])
     if 'array' in value:
-        return np.array(value['array'], value['dtype'])
+        return np.array(value['array'], value['dtype'])[()]
     return tf.as_dtype(value['dtype'])
 
 

@@ -1,12 +1,15 @@
 """`FlowLayer`: a conditional flow as one layer, of either Keras."""
 
 import gc
+import json
 import weakref
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional import bijector as bijector_lib
+from tfp_conditional import settings
 from tfp_conditional.keras import config as config_lib
 
 tfd = tfp.distributions
@@ -85,8 +88,7 @@ class FlowLayerMixin(FlowMethods):
     tfd = tfp.distributions
 
     flow = tfpc.ConditionalRealNVP(event_size=2, condition_size=3)
-    layer = tfpk.FlowLayer(tfd.TransformedDistribution(
-        tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1), flow))
+    layer = tfpk.FlowLayer(flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1)))
 
     states, actions = keras.Input([3]), keras.Input([2])
     policy = keras.Model(states, layer.sample(states))
@@ -99,8 +101,8 @@ class FlowLayerMixin(FlowMethods):
         """Constructs the layer; it is built on return.
 
         Args:
-          distribution: `tfd.TransformedDistribution` of batch shape `[]`, whose
-            bijector is a `ConditionalBijector`.
+          distribution: `flow(base)`, or another `tfd.TransformedDistribution` of
+            batch shape `[]`, whose bijector is a `ConditionalBijector`.
           name: `str`.
           **kwargs: `trainable`. A `dtype` is ignored: it is the flow's.
 
@@ -121,7 +123,7 @@ class FlowLayerMixin(FlowMethods):
 
     @property
     def distribution(self):
-        """The `tfd.TransformedDistribution`."""
+        """The distribution."""
         return self._distribution
 
     @property
@@ -163,21 +165,21 @@ class FlowLayerMixin(FlowMethods):
                             f'{_METHODS[method] or "nothing else"}; got '
                             f'{"no" if value is None else "a"} `value`.')
         flow, base = self.flow, self._distribution.distribution
-        conditions = flow._condition_spec.check(
-            tf.nest.map_structure(self._cast, conditions), flow.name)
+        spec = flow._condition_spec
+        conditions = spec.check(self._cast_conditions(conditions), flow.name)
         if value is not None:
             value = self._cast(value)
             if method == 'log_prob':
                 return self._distribution.log_prob(
                     value, bijector_kwargs={'conditions': conditions})
             return getattr(flow, method)(value, conditions=conditions)
-        leaf = tf.nest.flatten(conditions)[0]
-        batch = tf.shape(leaf)[:-1]
+        batch = spec.batch_shape_tensor(conditions)
         if method == 'deterministic':
             latents = tf.zeros(tf.concat([batch, [flow.event_size]], 0), flow.dtype)
         else:
             latents = base.sample(batch, seed=self._seed())
-        latents = tf.ensure_shape(latents, leaf.shape[:-1] + [flow.event_size])
+        latents = tf.ensure_shape(
+            latents, spec.batch_shape(conditions) + [flow.event_size])
         events, log_det = flow.forward_and_log_det(latents, conditions=conditions)
         if method == 'sample_and_log_prob':
             # One tensor, since Keras 3 wants the same number of outputs from all
@@ -189,6 +191,14 @@ class FlowLayerMixin(FlowMethods):
     def _cast(self, value):
         return tf.cast(value, self.flow.dtype)
 
+    def _cast_conditions(self, conditions):
+        leaves = tf.nest.flatten(conditions)
+        wanted = self.flow._condition_spec.leaves
+        if len(leaves) != len(wanted):
+            return conditions       # which are refused by name
+        return tf.nest.pack_sequence_as(conditions, [
+            tf.cast(leaf, spec.dtype) for leaf, spec in zip(leaves, wanted)])
+
     def _seed(self):
         """A seed for TFP, fresh at every run of a compiled function too.
 
@@ -198,6 +208,20 @@ class FlowLayerMixin(FlowMethods):
         if tf.executing_eagerly():
             return None
         return self._generator.uniform_full_int([2], dtype=tf.int32)
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        saved = json.dumps(settings.collect(self._distribution))
+        store['settings'] = np.frombuffer(saved.encode(), np.uint8)
+
+    def load_own_variables(self, store):
+        """Raises a ValueError for the weights of another map, such as another mask's."""
+        own = {key: store[key] for key in store.keys()}
+        saved = own.pop('settings', None)       # Earlier files have none.
+        if saved is not None:
+            settings.check(self._distribution,
+                           json.loads(bytes(np.asarray(saved)).decode()))
+        super().load_own_variables(own)
 
     def get_config(self):
         return {**super().get_config(), 'distribution': config_lib.serialize(
@@ -231,7 +255,7 @@ def _check_distribution(distribution):
         raise TypeError(
             '`distribution` must be a tfd.TransformedDistribution; got '
             f'{type(distribution).__name__}. For a flow write '
-            '`tfd.TransformedDistribution(base, flow)`.')
+            '`flow(base)`.')
     if not isinstance(distribution.bijector, bijector_lib.ConditionalBijector):
         raise TypeError(
             'The bijector of `distribution` must be a ConditionalBijector; got '

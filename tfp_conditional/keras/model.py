@@ -90,8 +90,7 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
         base = tfd.Independent(tfd.Normal(
             np.zeros(event_size, dtype), np.ones(event_size, dtype)), 1)
         self._preprocessor = preprocessor
-        self._flow_layer = self._layer_class(
-            tfd.TransformedDistribution(base, flow), name='flow')
+        self._flow_layer = self._layer_class(flow(base), name='flow')
         # Saving and exporting need the shapes that Keras learns from a call.
         if preprocessor is None:
             self(tf.nest.map_structure(
@@ -103,7 +102,7 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
 
     @property
     def distribution(self):
-        """The `tfd.TransformedDistribution`, conditions as preprocessed."""
+        """The `ConditionalTransformedDistribution`, conditions as preprocessed."""
         return self._flow_layer.distribution
 
     @property
