@@ -16,6 +16,10 @@ name scope of the method that was called, which is all that tells the two apart.
 flow with arrays in the place of its variables would be public, and no flow of a
 user's network.
 
+`Picklable`: TensorFlow tracks the parts of a `tf.Module` as its attributes are set,
+lists of parts in wrappers of its own. pickle makes plain lists of them and sets no
+attribute, and what it loads could be saved in no checkpoint.
+
 `tf.saved_model.save` asks an object for its parts, functions among them, by
 `_trackable_children(save_type)`, where that type is `SAVED_MODEL`.
 """
@@ -42,3 +46,12 @@ _DRAWING = re.compile(r'/sample(_and_log_prob)?(_\d+)?/[^/]+/inverse(_\d+)?$')
 def is_drawing():
     """Whether this, in a bijector's `inverse`, serves a stock distribution's sample."""
     return _DRAWING.search(tf.get_current_name_scope()) is not None
+
+
+class Picklable:
+    """A `tf.Module` that TensorFlow tracks again when pickle has loaded it."""
+
+    def __setstate__(self, state):
+        for key, value in state.items():
+            if not key.startswith('_self_'):     # What was tracked before.
+                setattr(self, key, value)

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tfp_conditional import _tfp
 from tfp_conditional import bijector
 from tfp_conditional import chain
 from tfp_conditional import conditions as conditions_lib
@@ -13,7 +14,7 @@ from tfp_conditional import settings
 from tfp_conditional import transformers
 
 
-class MADE(tf.Module):
+class MADE(_tfp.Picklable, tf.Module):
     """A network whose parameters for a unit depend on the units before it alone.
 
     ```none

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_conditional import _tfp
 from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import transformers
 from tfp_conditional.dropout import dropout
@@ -152,7 +153,7 @@ class Initializer:
         return tf.Variable(tf.zeros(shape, self._dtype), name=label)
 
 
-class Modulation(tf.Module):
+class Modulation(_tfp.Picklable, tf.Module):
     """`m(v; c)` of `MLP`: how conditions enter a hidden layer."""
 
     def __init__(self, conditioning, condition_size, size, new, name='modulation'):
@@ -174,7 +175,7 @@ class Modulation(tf.Module):
         return hidden * tf.sigmoid(parts[0]) if parts else hidden
 
 
-class _Network(tf.Module):
+class _Network(_tfp.Picklable, tf.Module):
     """What all networks begin with, `u W_u + c W_c`."""
 
     def __init__(self, input_size, condition_spec, width, new, name):
@@ -310,7 +311,7 @@ class _Residual(_Network):
         return dense(hidden, self._kernel_out) + self._bias_out
 
 
-class LayerNorm(tf.Module):
+class LayerNorm(_tfp.Picklable, tf.Module):
     """`(h - mean) / sqrt(variance + 1e-5) * scale + shift`, over the last axis."""
 
     def __init__(self, width, new, name='layer_norm'):
@@ -328,7 +329,7 @@ def _normed(hidden, norm):
     return hidden if norm is None else norm(hidden)
 
 
-class ForeignConditioner(tf.Module):
+class ForeignConditioner(_tfp.Picklable, tf.Module):
     """A user's conditioner: its output checked, its variables tracked.
 
     Variables are found by running it once, so those of a Keras model, or of a

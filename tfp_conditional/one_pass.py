@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_conditional import _tfp
 from tfp_conditional import compiled
 
 tfb, tfd = tfp.bijectors, tfp.distributions
@@ -28,7 +29,7 @@ FORWARD, INVERSE = 'forward', 'inverse'
 _NOTE = '_tfp_conditional_note'   # Where a tensor keeps the log-det of its pass.
 
 
-class OnePassBijector(tfb.Bijector):
+class OnePassBijector(_tfp.Picklable, tfb.Bijector):
     """A bijector whose value and log-det come from one pass.
 
     A subclass writes `_run(direction, value, kwargs)`, which returns the value

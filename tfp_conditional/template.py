@@ -2,12 +2,13 @@
 
 import tensorflow as tf
 
+from tfp_conditional import _tfp
 from tfp_conditional import conditions as conditions_lib
 from tfp_conditional import networks
 from tfp_conditional import transformers
 
 
-class conditional_real_nvp_template(tf.Module):  # pylint: disable=invalid-name
+class conditional_real_nvp_template(_tfp.Picklable, tf.Module):  # pylint: disable=invalid-name
     """A conditional network for `tfb.RealNVP(shift_and_log_scale_fn=...)`.
 
     What `tfb.real_nvp_default_template` lacks: it takes `conditions`, and as a
