@@ -242,6 +242,19 @@ def test_degenerate_and_extreme_data(dtype):
     np.testing.assert_array_equal(norm.log_scale.numpy()[[0, 1, 6, 8]], 0.)
 
 
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+@pytest.mark.parametrize('size', [1e-30, 1e-12, 1e12, 1e30])
+def test_moments_of_any_size_are_learnt(size, dtype):
+    normal = np.random.default_rng(0).normal(size=[500, 2])
+    data = (size * (normal + [0., 5.])).astype(dtype)
+    norm = mixing.ActNorm(2, tf.as_dtype(dtype))
+    norm.adapt(data)
+    x = norm.inverse(data).numpy().astype(np.float64)
+    np.testing.assert_allclose([x.mean(0), x.std(0)], [[0., 0.], [1., 1.]], atol=1e-4)
+    np.testing.assert_allclose(norm.forward(tf.constant(x, dtype)), data, rtol=1e-4,
+                               atol=1e-4 * size)
+
+
 def test_a_single_row_gives_its_place_and_no_scale():
     norm = mixing.ActNorm(2, tf.float64)
     norm.adapt([5., -1.])

@@ -199,6 +199,89 @@ def test_name_and_checks_follow_the_bijector():
     assert standardize.Standardized(inner, name='mine').name == 'mine'
 
 
+def linear(seed=0):
+    """One of three correlated targets that depend on conditions, and its data."""
+    rng = np.random.default_rng(seed)
+    c = rng.normal(size=[2000, 2]) * [1., 5.] + 3.
+    noise = rng.normal(size=[2000, 3]) @ np.linalg.cholesky(CORRELATION).T
+    y = 10. * (c @ [[1., 0., 2.], [0., 0.1, 0.]] + [[1., 2., 3.]] * noise)
+    flow = standardize.Standardized(flows.perturb(tfpc.ConditionalElementwise(
+        3, 2, hidden_layers=(4,), activation='tanh', dtype=tf.float64, seed=seed)),
+        linear=True)
+    return flow, y, c
+
+
+CORRELATION = np.array([[1., -0.9, 0.], [-0.9, 1., 0.], [0., 0., 1.]])
+
+
+def test_properties_of_the_linear_part():
+    flow, y, c = linear()
+    flow.adapt(y / 30., c)
+    testing.check_bijector(flow, skip=[
+        'broadcasting', 'independent_noise', 'releases_tensors'])
+
+
+def test_the_linear_part_leaves_white_residuals():
+    flow, y, c = linear()
+    residuals = flow._residuals(tf.constant(y), flow._standardize(tf.constant(c)))
+    assert np.std(residuals[:, 2]) > 2.   # Before it has adapted.
+    flow.adapt(y, c)
+    residuals = flow._residuals(tf.constant(y), flow._standardize(tf.constant(c)))
+    np.testing.assert_allclose(np.cov(residuals.numpy().T), np.eye(3), atol=0.05)
+    np.testing.assert_array_equal(flow.mixing, np.tril(flow.mixing))
+    np.testing.assert_array_equal(np.diag(flow.mixing), np.ones(3))
+    assert flow.mixing[1, 0] < -0.5 and abs(flow.mixing[2, 1]) < 0.02
+    # And `_forward` goes back over the same.
+    x, log_det = flow.inverse_and_log_det(y, conditions=c)
+    np.testing.assert_allclose(flow.forward(x, conditions=c), y, rtol=1e-9, atol=1e-9)
+    inner = flow.bijector.inverse_and_log_det(
+        residuals, conditions=flow._standardize(tf.constant(c)))
+    np.testing.assert_allclose(inner[0], x)
+    np.testing.assert_allclose(
+        log_det, inner[1] - np.sum(np.log(flow.event_scale * flow.residual_scale)))
+
+
+@pytest.mark.parametrize('rows,size', [(300, 5), (10_000, 10), (1080, 200)])
+def test_targets_that_do_not_correlate_stay_on_their_axes(rows, size):
+    rng = np.random.default_rng(rows)
+    for draw in (rng.normal, rng.uniform, rng.laplace):
+        x = draw(size=[rows, size]) * (1. + np.arange(size))
+        factor = standardize.cholesky(x - np.mean(x, axis=0))
+        own = np.diag(factor)[:, np.newaxis]
+        assert np.all(np.abs(np.tril(factor, -1)) < 0.1 * own)
+    factor = standardize.cholesky(rng.normal(size=[rows, size]))
+    np.testing.assert_array_equal(factor, np.diag(np.diag(factor)))
+
+
+@pytest.mark.parametrize('rows,size,shared', [
+    (1080, 500, 0.), (1080, 500, 0.3), (10_000, 2, 0.999), (300, 5, 0.5),
+    (100, 50, 0.3), (20, 3, 0.), (5, 4, 0.5)])
+def test_the_covariance_is_as_likely_as_those_of_scikit_learn(rows, size, shared):
+    covariance = pytest.importorskip('sklearn.covariance')
+    rng = np.random.default_rng(0)
+    draw = lambda n: (np.sqrt(1. - shared) * rng.normal(size=[n, size])
+                      + np.sqrt(shared) * rng.normal(size=[n, 1]))
+    train, test = draw(rows), draw(1000)
+
+    def loss(matrix):
+        return np.mean(np.sum(np.linalg.solve(np.linalg.cholesky(matrix), test.T)**2, 0)
+                       ) / 2. + np.linalg.slogdet(matrix)[1] / 2.
+
+    factor = standardize.cholesky(train)
+    best = min(loss(method(train, assume_centered=True)[0])
+               for method in (covariance.ledoit_wolf, covariance.oas))
+    assert loss(factor @ factor.T) < best + 0.003 * size + 3. * size / rows
+
+
+def test_collinear_and_constant_targets():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=[500, 1])
+    factor = standardize.cholesky(np.concatenate([x, 2. * x, 0. * x], axis=1))
+    assert np.all(np.isfinite(factor)) and np.all(np.diag(factor) >= 1e-4)
+    np.testing.assert_allclose(factor[1, 0], 2. * factor[0, 0], rtol=1e-3)
+    assert factor[1, 1] < 0.01
+
+
 def test_misuse():
     grows = tfpc.ConditionalChain([tfb.IteratedSigmoidCentered(), elementwise()])
     for argument, error, match in (

@@ -94,8 +94,8 @@ class Adaptive(_Unconditional):
         del conditions
         if self.adapted:
             return
-        self._learn(conditions_lib.check_last_dimension(
-            conditions_lib.as_tensor(y, self.dtype, 'y'), self.event_size, 'y'))
+        self._learn(conditions_lib.check_last_dimension(conditions_lib.as_tensor(
+            y, self.dtype, 'y', lossless=True), self.event_size, 'y'))
         self._adapted.assign(True)
 
     def _learn(self, y):
@@ -263,7 +263,8 @@ def moments(values, label, owner):
     """Mean and standard deviation of columns, such as one can divide by.
 
     A column that is constant, up to 4 units in the last place of its greatest
-    entry, has deviation 1. No finite values overflow.
+    entry, has deviation 1; so has one of less than 1e-31 in float32, 1e-246 in
+    float64. No finite values overflow.
 
     Args:
       values: tensor `[..., D]`.
@@ -288,6 +289,6 @@ def moments(values, label, owner):
     size = np.where(size == 0, 1., size)
     values = values / size
     loc, scale = size * np.mean(values, axis=0), size * np.std(values, axis=0)
-    # Large values divided by the least of scales do not overflow.
-    least = np.maximum(4 * spacing, float(most) ** -.75)
+    # Values up to most^.2, 5e7 in float32, divided by it do not overflow.
+    least = np.maximum(4 * spacing, float(most) ** -.8)
     return loc, np.where(scale > least, scale, 1.)

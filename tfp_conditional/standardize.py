@@ -25,22 +25,23 @@ class Standardized(bijector_lib.ConditionalBijector):
     ```
 
     With `linear=True`, g is given what a linear regression on the conditions leaves,
-    whitened, its principal axes in the order of their variance:
+    whitened:
 
     ```none
-    forward:  y = m + s (d A + r),  r = (l x') V^T,  x' = g(x; d)
-    inverse:  x' = (((y - m) / s - d A) V) / l
+    forward:  y = m + s (d A + L (l x')),  x' = g(x; d)
+    inverse:  x' = L^-1 ((y - m) / s - d A) / l
     log-det:  sum log s + sum log l + log |det dg/dx|
     ```
 
-    A is that of ridge regression, V and l^2 are the eigenvectors and eigenvalues of
-    the covariance of its residuals. What depends linearly on the conditions then
-    needs no network at all, and residuals that lie close to a line or a plane meet
-    couplings along it and across it.
+    A is that of ridge regression, L (unit lower triangular) and l those of the
+    Cholesky factor of the covariance of its residuals, shrunk: see `shrinkage`. What
+    depends linearly on the conditions then needs no network at all, and residuals
+    that lie close to a line or a plane meet couplings across it. Residuals that are
+    uncorrelated are left on their own axes, where their edges and shapes are.
 
     Means m and standard deviations s, feature by feature, are variables that `adapt`
     learns from data, which `fit` calls, and that gradients do not train: 0 and 1 at
-    first. So are A, V and l, first 0, the identity and 1. They are part of the
+    first. So are A, L and l, first 0, the identity and 1. They are part of the
     density, and of checkpoints. Networks learn best from inputs of that size, and
     noise need not be stretched to the size of the data.
 
@@ -102,14 +103,14 @@ class Standardized(bijector_lib.ConditionalBijector):
             self._condition_statistics = tuple(
                 self._statistics(size, 'condition')
                 for size in self._condition_spec.widths)
-            self.slope = self.rotation = self.residual_scale = None
+            self.slope = self.mixing = self.residual_scale = None
             if linear:
-                self.slope, self.rotation, self.residual_scale = (
+                self.slope, self.mixing, self.residual_scale = (
                     tf.Variable(initial, trainable=False, name=label)
                     for label, initial in [
                         ('slope', tf.zeros([self._condition_spec.total,
                                             self.event_size], self.dtype)),
-                        ('rotation', tf.eye(self.event_size, dtype=self.dtype)),
+                        ('mixing', tf.eye(self.event_size, dtype=self.dtype)),
                         ('residual_scale', tf.ones([self.event_size], self.dtype))])
             self._adapted = mixing.flag()
 
@@ -179,13 +180,9 @@ class Standardized(bijector_lib.ConditionalBijector):
             *(np.asarray(x, np.float64).reshape(-1, x.shape[-1]) for x in (
                 tf.broadcast_to(conditions, [*y.shape[:-1], conditions.shape[-1]]),
                 events)))
-        variances, rotation = np.linalg.eigh(
-            residuals.T @ residuals / len(residuals))
-        # The signs of eigenvectors are a matter of the library: fix them.
-        most = np.argmax(np.abs(rotation), axis=0)
-        rotation *= np.sign(np.take_along_axis(rotation, most[np.newaxis], axis=0))
-        scale = np.sqrt(np.maximum(variances, MIN_RESIDUAL_SCALE**2))
-        for variable, value in [(self.slope, slope), (self.rotation, rotation),
+        factor = cholesky(residuals)
+        scale = np.diag(factor)
+        for variable, value in [(self.slope, slope), (self.mixing, factor / scale),
                                 (self.residual_scale, scale)]:
             variable.assign(tf.cast(value, self.dtype))
 
@@ -193,7 +190,7 @@ class Standardized(bijector_lib.ConditionalBijector):
         conditions = self._standardize(conditions)
         y, log_det = self._bijector._pass(FORWARD, x, conditions)
         if self.slope is not None:
-            y = self._rotate(y * self.residual_scale, tf.transpose(self.rotation))
+            y = self._mix(y * self.residual_scale, tf.linalg.matmul)
             y += self._predict(conditions)
         return self.event_loc + self.event_scale * y, log_det + self._log_scale()
 
@@ -207,14 +204,19 @@ class Standardized(bijector_lib.ConditionalBijector):
         y = (y - self.event_loc) / self.event_scale
         if self.slope is None:
             return y
-        return self._rotate(y - self._predict(conditions),
-                            self.rotation) / self.residual_scale
+        return self._mix(y - self._predict(conditions),
+                         tf.linalg.triangular_solve) / self.residual_scale
 
-    def _rotate(self, value, rotation):
+    def _mix(self, value, apply):
         # In float64, as in `InvertibleLinear`: the inverse of a product that was
         # rounded is no inverse.
-        return tf.cast(networks.dense(tf.cast(value, tf.float64),
-                                      tf.cast(rotation, tf.float64)), self.dtype)
+        columns = tf.transpose(tf.cast(tf.reshape(value, [-1, self.event_size]),
+                                       tf.float64))
+        columns = apply(tf.cast(self.mixing, tf.float64), columns)
+        result = tf.reshape(tf.cast(tf.transpose(columns), self.dtype),
+                            tf.shape(value))
+        result.set_shape(value.shape)
+        return result
 
     def _predict(self, conditions):
         return networks.dense(self._condition_spec.concat(conditions), self.slope)
@@ -266,3 +268,49 @@ def ridge(c, y):
         if np.mean(errors**2) < best[0]:
             best = np.mean(errors**2), axes @ weights, errors
     return best[1:] if best[0] < np.mean(y**2) else (np.zeros_like(best[1]), y)
+
+
+def cholesky(residuals):
+    """The lower factor `[D, D]` of a shrunk covariance of `residuals [N, D]`.
+
+    Variances are those of the data, to which `MIN_RESIDUAL_SCALE`^2 is added.
+    """
+    scale = np.sqrt(np.mean(residuals**2, axis=0))
+    scaled = residuals / np.where(scale > 0., scale, 1.)
+    correlation = scaled.T @ scaled / len(scaled)
+    keep = 1. - shrinkage(scaled)
+    covariance = scale[:, np.newaxis] * keep * correlation * scale
+    np.fill_diagonal(covariance, scale**2 + MIN_RESIDUAL_SCALE**2)
+    return np.linalg.cholesky(covariance)
+
+
+def shrinkage(x, folds=4):
+    """The fraction by which to shrink the correlations of `x [N, D]`.
+
+    Of some, the one under which the Gaussian log-likelihood of rows, given the
+    correlations of those of other folds, is greatest; but 1 where that is less likely
+    by no more than the standard error of the difference. So correlations that do not
+    matter are 0, those of few dimensions are kept, and many are as likely as when
+    shrunk by Ledoit & Wolf (2004), who minimise another loss, or more.
+
+    Args:
+      x: columns of mean 0 and mean square 1.
+      folds: `int`; fewer rows are not correlated.
+    """
+    count, size = x.shape
+    if size == 1 or count < folds:
+        return 1.
+    amounts = np.array([0., 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.])
+    losses = np.empty([count, len(amounts)])
+    for fold in range(folds):
+        # Strided, for rows that are sorted.
+        held = np.arange(count) % folds == fold
+        rest = x[~held]
+        values, axes = np.linalg.eigh(rest.T @ rest / len(rest))
+        variances = np.maximum(np.outer(values, 1. - amounts) + amounts,
+                               MIN_RESIDUAL_SCALE**2)
+        losses[held] = ((x[held] @ axes)**2 @ (1. / variances)
+                        + np.sum(np.log(variances), axis=0)) / 2.
+    best = np.argmin(np.mean(losses, axis=0))
+    excess = losses[:, -1] - losses[:, best]
+    return 1. if np.mean(excess) <= np.std(excess) / np.sqrt(count) else amounts[best]
