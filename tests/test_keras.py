@@ -541,7 +541,7 @@ def test_permutations_are_weights(k, mixing, seed, tmp_path):
 
 @pytest.mark.parametrize('kwargs', [
     dict(activation='elu'), dict(transformer=tfpc.Affine(1.)), dict(mixing='reverse')],
-    ids=str)
+    ids=lambda kwargs: next(iter(kwargs)))
 def test_weights_of_another_map_are_refused(k, kwargs, tmp_path):
     size = 3
     models = []
