@@ -195,8 +195,7 @@ def test_a_checkpoint_of_another_map_is_refused(case, tmp_path):
     dict(transformer=tfpc.Affine(8.)), dict(transformer=tfpc.Affine(8. + 1e-7)),
     dict(conditioner=tfpc.MLP((6,))), dict(conditioner=tfpc.MLP((6,), dropout=.5)),
     dict(seed=3), dict(name='other'), dict(validate_args=True),
-    dict(condition_size=np.int64(3)), dict(activation=lambda x: tf.maximum(x, 0.))],
-    ids=str)
+    dict(condition_size=np.int64(3)), dict(activation=lambda x: tf.maximum(x, 0.))])
 def test_the_same_map_in_other_words_is_not_refused(kwargs, tmp_path):
     flow, other = real_nvp(), real_nvp(**kwargs)
     through_checkpoint(flow, other, tmp_path)
