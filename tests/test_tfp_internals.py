@@ -55,6 +55,16 @@ def test_saving_asks_for_the_parts_of_an_object(tmp_path):
     assert _tfp.SAVED_MODEL in asked, ADVICE
 
 
+def test_the_cache_of_bijectors_is_found_and_only_what_is_new_is_dropped():
+    exp, x = tfb.Exp(), flows.normal([2])
+    kept = exp.forward(x)
+    assert exp.inverse(kept) is x, ADVICE
+    with _tfp.uncached():
+        dropped = exp.forward(kept)
+        assert exp.inverse(dropped) is kept, ADVICE
+    assert exp.inverse(dropped) is not kept and exp.inverse(kept) is x, ADVICE
+
+
 def test_a_sample_is_drawn_in_a_name_scope_that_says_so():
     seen = []
 

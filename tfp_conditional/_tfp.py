@@ -16,6 +16,9 @@ name scope of the method that was called, which is all that tells the two apart.
 flow with arrays in the place of its variables would be public, and no flow of a
 user's network.
 
+`uncached`: TFP's cache of what bijectors computed keeps the graph of a trace for ever,
+since each output in it holds its input, whose graph holds the output.
+
 `Picklable`: TensorFlow tracks the parts of a `tf.Module` as its attributes are set,
 lists of parts in wrappers of its own. pickle makes plain lists of them and sets no
 attribute, and what it loads could be saved in no checkpoint.
@@ -24,6 +27,7 @@ attribute, and what it loads could be saved in no checkpoint.
 `_trackable_children(save_type)`, where that type is `SAVED_MODEL`.
 """
 
+import contextlib
 import re
 
 import tensorflow as tf
@@ -46,6 +50,19 @@ _DRAWING = re.compile(r'/sample(_and_log_prob)?(_\d+)?/[^/]+/inverse(_\d+)?$')
 def is_drawing():
     """Whether this, in a bijector's `inverse`, serves a stock distribution's sample."""
     return _DRAWING.search(tf.get_current_name_scope()) is not None
+
+
+@contextlib.contextmanager
+def uncached():
+    """Context whose stock bijectors leave nothing in TFP's cache."""
+    storage = tfb.Bijector._cache.storage
+    before = set(map(id, storage))
+    try:
+        yield
+    finally:
+        for key in [key for key in storage if id(key) not in before]:
+            key.cancel()
+            del storage[key]
 
 
 class Picklable:

@@ -223,20 +223,14 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
         state, weights = network.one_by_one(conditions, tf.shape(x)[:-1])
         units = tf.reshape(tf.gather(x, self._order, axis=-1), [-1, size])
 
-        def transform(unit, state, *weights):
-            unit, log_det = self._transformer.forward_and_log_det(
-                unit, network.next_parameters(state, *weights))
-            return unit, log_det[:, 0], network.reveal(unit, state, *weights)
-
-        transform = _recomputing(transform, units[:, :1], state, *weights(0))
-
         def step(i, units, log_det, state):
             # The next unit is the first, and goes to the end.
-            unit, unit_log_det, new_state = transform(
-                units[:, :1], state, *weights(i))
+            unit, unit_log_det = self._transformer.forward_and_log_det(
+                units[:, :1], network.next_parameters(state, *weights(i)))
+            new_state = network.reveal(unit, state, *weights(i))
             return (i + 1,
                     tf.ensure_shape(tf.concat([units[:, 1:], unit], 1), units.shape),
-                    tf.ensure_shape(log_det + unit_log_det, log_det.shape),
+                    tf.ensure_shape(log_det + unit_log_det[:, 0], log_det.shape),
                     tf.ensure_shape(new_state, state.shape))
 
         _, units, log_det, _ = tf.while_loop(
@@ -249,36 +243,6 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
         x, log_det = self._transformer.inverse_and_log_det(
             y, self._network(y, conditions))
         return x, tf.reduce_sum(log_det, -1)
-
-
-def _recomputing(function, *example):
-    """`function` of tensors, made to compute its results again for its gradient.
-
-    The gradient of a loop keeps whatever every step computed. So it keeps less, and
-    what XLA has to know when it compiles a gradient, such as how the transformer
-    permuted axes, is not read from a list at run time. A function that reads
-    variables is left as it is: TensorFlow cannot read them again in a loop.
-    """
-    traced = tf.function(function, autograph=False).get_concrete_function(
-        *[tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in example])
-    if any(tensor.dtype == tf.resource for tensor in traced.captured_inputs):
-        return function
-
-    def run(*args):
-        @tf.custom_gradient
-        def run_once(*inner):
-            def gradient(*upstream):
-                # Copied outside of the tape, which else follows them further.
-                copies = [tf.identity(arg) for arg in args]
-                with tf.GradientTape() as tape:
-                    tape.watch(copies)
-                    results = function(*copies)
-                return tape.gradient(results, copies, upstream,
-                                     unconnected_gradients='zero')
-            return function(*inner), gradient
-        return run_once(*args)
-
-    return run
 
 
 def _check_order(order, event_size):

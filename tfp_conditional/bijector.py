@@ -1,5 +1,6 @@
 """`ConditionalBijector`: the contract, and `condition`, which hides it from TFP."""
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -29,6 +30,8 @@ class ConditionalBijector(one_pass.OnePassBijector):
     Batch shapes broadcast, right-aligned. `inverse` expands `y` to the batch
     shape of `conditions`. `forward` refuses to expand `x`: one noise vector would
     be shared between conditions.
+
+    NaN in the conditions or in the event gives NaN, for their row alone.
 
     #### Example
 
@@ -211,6 +214,12 @@ class ConditionalBijector(one_pass.OnePassBijector):
     def _exact_pass(self, direction, value, conditions):
         """`_pass`, its results of exactly the shapes `[..., D]` and `[...]`."""
         result, log_det = self._pass(direction, value, conditions)
+        # Not left to the networks: TensorFlow's fused relu of a NaN is 0.
+        nan = tf.constant(np.nan, self.dtype)
+        has_nan = self._condition_spec.has_nan(conditions)
+        if has_nan is not False:
+            result = tf.where(has_nan[..., tf.newaxis], nan, result)
+            log_det = tf.where(has_nan, nan, log_det)
         batch = value.shape[:-1]
         if batch.is_fully_defined():
             return result, (log_det if log_det.shape == batch

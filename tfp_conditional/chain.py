@@ -124,7 +124,8 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
                 probe = tf.constant([[-1e4] * size, [1e4] * size], self.dtype)
                 # As a function, since TFP's own networks may have been traced as one.
                 run = tf.function(lambda ask, x: ask(x), autograph=False)
-                with tf.init_scope(), contextlib.suppress(tf.errors.InvalidArgumentError):
+                with tf.init_scope(), _tfp.uncached(), contextlib.suppress(
+                        tf.errors.InvalidArgumentError):
                     if np.isnan(run(getattr(part, direction), probe)).any():
                         found[i] = run(getattr(part, _opposite(direction)), tf.zeros(
                             [new_size], self.dtype)).numpy()
@@ -390,9 +391,10 @@ def _step(part, direction, value, conditions):
     # A copy, since a stock part's cache would answer from before the last update
     # of its variables if it had met this very tensor.
     value = tf.identity(value)
-    if direction == FORWARD:
-        return part.forward(value), part.forward_log_det_jacobian(value, 1)
-    return part.inverse(value), part.inverse_log_det_jacobian(value, 1)
+    with _tfp.uncached():
+        if direction == FORWARD:
+            return part.forward(value), part.forward_log_det_jacobian(value, 1)
+        return part.inverse(value), part.inverse_log_det_jacobian(value, 1)
 
 
 def _step_inside(part, direction, value, inside):
@@ -404,7 +406,9 @@ def _step_inside(part, direction, value, inside):
     def is_outside(image):
         return tf.reduce_any(tf.math.is_inf(image) | tf.math.is_nan(image), -1)
 
-    outside = is_outside(getattr(part, direction)(tf.identity(value))) & ~is_outside(value)
+    with _tfp.uncached():
+        image = getattr(part, direction)(tf.identity(value))
+    outside = is_outside(image) & ~is_outside(value)
     value, log_det = _step(part, direction, tf.where(
         outside[..., tf.newaxis], inside, value), None)
     return value, tf.where(outside, tf.constant(-np.inf, log_det.dtype), log_det)
@@ -430,8 +434,9 @@ def _refuse_hidden(part, label):
 def _trace(part, direction, spec):
     """Traces a stock part, which is to need nothing but events."""
     try:
-        tf.function(getattr(part, direction), autograph=False).get_concrete_function(
-            spec)
+        with _tfp.uncached():
+            tf.function(getattr(part, direction), autograph=False
+                        ).get_concrete_function(spec)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f'{part.name!r} must map events without keyword arguments of its own: a '

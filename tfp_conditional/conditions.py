@@ -213,6 +213,14 @@ class ConditionSpec:
     def _event_ranks(self):
         return [leaf.shape.rank for leaf in self.leaves]
 
+    def has_nan(self, conditions):
+        """Which checked conditions have a NaN: booleans of their batch shape."""
+        found = False
+        for leaf, rank in zip(tf.nest.flatten(conditions), self._event_ranks()):
+            if leaf.dtype.is_floating:
+                found |= tf.reduce_any(tf.math.is_nan(leaf), list(range(-rank, 0)))
+        return found
+
     def concat(self, conditions):
         """Checked conditions as one tensor `[..., total]`, keys in sorted order."""
         leaves = tf.nest.flatten(conditions)

@@ -44,12 +44,20 @@ def resolve_seed(seed):
 
 def activation_function(activation):
     """Returns the function of `tf.nn` of that name, or `activation` itself."""
+    if activation in ('silu', tf.nn.silu):
+        return _silu
     if callable(activation):
         return activation
     if activation not in ACTIVATIONS:
         raise ValueError(f'`activation` must be a callable or one of '
                          f'{list(ACTIVATIONS)}; got {activation!r}.')
     return getattr(tf.nn, activation)
+
+
+def _silu(x):
+    # That of TensorFlow is a custom gradient, which it registers, and with it the
+    # graph, for ever.
+    return x * tf.sigmoid(x)
 
 
 def check_hidden_layers(hidden_layers):

@@ -127,8 +127,10 @@ def describe(value):
     elif isinstance(value, (transformers.Transformer, networks.Conditioner)):
         found = vars(value)
     else:
-        return next((name for name in networks.ACTIVATIONS
-                     if networks.activation_function(name) is value), UNKNOWN)
+        return next((
+            name for name in networks.ACTIVATIONS if callable(value)
+            and networks.activation_function(name) is networks.activation_function(
+                value)), UNKNOWN)
     return {'class': type(value).__name__.lstrip('_'), **{
         key: describe(part) for key, part in found.items()
         if key not in _IGNORED and not key.startswith('_')}}

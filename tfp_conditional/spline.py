@@ -76,7 +76,7 @@ class RationalQuadratic(transformers.Transformer):
         widths, heights, multiples = tf.split(
             tf.linalg.matrix_transpose(parameters), [count, count, count - 1], -1)
         sizes = 2. * self.bound * self.min_bin_size + (
-            2. * self.bound * (1. - self.min_bin_size * count)) * tf.nn.softmax(
+            2. * self.bound * (1. - self.min_bin_size * count)) * _softmax(
                 tf.stack([widths, heights], axis=-2))
         # Inner knots at or below the value are of bins that end there.
         knots = tf.reduce_sum(tf.constant(np.tri(count - 1), dtype) * tf.expand_dims(
@@ -103,89 +103,42 @@ class RationalQuadratic(transformers.Transformer):
         return x_k, w, y_k, h, a, b
 
 
-# Gradients are written out: in fewer operations than TensorFlow would trace, and
-# without the root of the inverse, whose derivative is infinite at 0.
+def _softmax(logits):
+    """`tf.nn.softmax`, also of more than the five axes that it takes on a CPU."""
+    if logits.shape.rank <= 5:
+        return tf.nn.softmax(logits)
+    flat = tf.nn.softmax(tf.reshape(logits, [-1, logits.shape[-1]]))
+    return tf.ensure_shape(tf.reshape(flat, tf.shape(logits)), logits.shape)
 
-@tf.custom_gradient
+
 def _forward(inside, x, x_k, w, y_k, h, a, b):
     """`x` -> `(y, log dy/dx)`."""
-    at = _Point(tf.where(inside, x - x_k, 0.) / w, None, w, h, a, b)
-
-    def gradients(to_y, to_log):
-        to_y_in, to_log = _only(inside, to_y, to_log)
-        to_x_in = to_y_in * at.derivative() + to_log * at.log_derivative_by_x()
-        to_w, *others = at.gradients(to_y_in, to_log, to_x_in)
-        return None, tf.where(inside, to_x_in, to_y), -to_x_in, to_w, to_y_in, *others
-
-    return (tf.where(inside, y_k + h * at.r, x),
-            tf.where(inside, at.log_derivative(), 0.)), gradients
+    u = tf.where(inside, x - x_k, 0.) / w
+    by_q, log_derivative = _derivative(u, w, h, a, b)
+    y = y_k + h * (u * u + a * u * (1. - u)) * by_q
+    return tf.where(inside, y, x), tf.where(inside, log_derivative, 0.)
 
 
-@tf.custom_gradient
 def _inverse(inside, y, x_k, w, y_k, h, a, b):
     """`y` -> `(x, log dx/dy)`."""
     r = tf.where(inside, y - y_k, 0.) / h
     e = a - r * (a + b - 2.)
     # The discriminant is >= 0 but for rounding, and its root is never at 0 in the
-    # bin: the bound keeps second derivatives finite.
+    # bin: the bound keeps derivatives finite.
     tiny = np.finfo(r.dtype.as_numpy_dtype).tiny
     total = tf.sqrt(tf.maximum(e * e + 4. * (1. - e) * r, tiny)) + tf.abs(e)
     u = tf.where(e > 0., 2. * r / total, total / (2. - 2. * tf.minimum(e, 0.)))
-    at = _Point(tf.clip_by_value(u, 0., 1.), r, w, h, a, b)
-
-    def gradients(to_x, to_log):
-        to_x_in, to_log = _only(inside, to_x, -to_log)
-        # A division last: XLA, which does not repeat one, then does not repeat the
-        # gradients of all later couplings in each kernel of this one's.
-        to_y = (to_x + to_log * at.log_derivative_by_x()) / tf.where(
-            inside, at.derivative(), 1.)
-        to_y_in = tf.where(inside, to_y, 0.)
-        to_w, *others = at.gradients(-to_y_in, to_log, -to_x_in)
-        return None, to_y, to_x_in, to_w, -to_y_in, *others
-
-    return (tf.where(inside, x_k + at.u * w, y),
-            tf.where(inside, -at.log_derivative(), 0.)), gradients
+    # Rounding alone leads out of the bin: it is undone, but no gradient stopped.
+    u += tf.stop_gradient(tf.clip_by_value(u, 0., 1.) - u)
+    log_derivative = _derivative(u, w, h, a, b)[1]
+    return tf.where(inside, x_k + u * w, y), tf.where(inside, -log_derivative, 0.)
 
 
-def _only(inside, *gradients):
-    return [tf.where(inside, gradient, 0.) for gradient in gradients]
-
-
-class _Point:
-    """A point of a bin, in the letters of `RationalQuadratic`.
-
-    Divisions are by what many gradients divide by, once: XLA repeats products, not
-    them, in each kernel that needs them.
-    """
-
-    def __init__(self, u, r, w, h, a, b):
-        self.u, self.v, self.w, self.h, self.a, self.b = u, 1. - u, w, h, a, b
-        self.ratio, self.bend, self.uv = w / h, a + b - 2., u * self.v
-        self.by_q = 1. / (1. + self.bend * self.uv)
-        self.by_p = 1. / (b * u * u + 2. * self.uv + a * self.v * self.v)
-        self.r = (u * u + a * self.uv) * self.by_q if r is None else r
-
-    def derivative(self):
-        """dy/dx."""
-        return self.by_q * self.by_q / (self.ratio * self.by_p)
-
-    def log_derivative(self):
-        """log dy/dx."""
-        return 2. * tf.math.log(self.by_q) - tf.math.log(self.ratio * self.by_p)
-
-    def log_derivative_by_x(self):
-        """d(log dy/dx)/dx."""
-        return 2. / self.w * (
-            (self.b * self.u + self.v - self.u - self.a * self.v) * self.by_p
-            - self.bend * (self.v - self.u) * self.by_q)
-
-    def gradients(self, to_y, to_log, to_x):
-        """Those of `w`, `h`, `a`, `b`, from those of `y` and `log dy/dx`.
-
-        `to_x` is the gradient of `x` from the same.
-        """
-        by_q, by_p = self.uv * self.by_q, to_log * self.by_p
-        both = 2. * to_log * by_q
-        return (-self.u * to_x - to_log / self.w, to_y * self.r + to_log / self.h,
-                to_y * self.h * (1. - self.r) * by_q + by_p * self.v * self.v - both,
-                by_p * self.u * self.u - to_y * self.h * self.r * by_q - both)
+def _derivative(u, w, h, a, b):
+    """`1 / q` and `log dy/dx`, in the letters of `RationalQuadratic`."""
+    v = 1. - u
+    # Divisions by what many gradients divide by, once: XLA repeats products, not
+    # them, in each kernel that needs them.
+    by_q = 1. / (1. + (a + b - 2.) * u * v)
+    by_p = 1. / (b * u * u + 2. * u * v + a * v * v)
+    return by_q, 2. * tf.math.log(by_q) - tf.math.log(w / h * by_p)
