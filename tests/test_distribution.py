@@ -556,3 +556,25 @@ def test_outside_of_a_support_the_density_is_0(name):
     tfb.ScaleMatvecTriL(np.eye(2))], ids=lambda part: part.name)
 def test_a_part_without_edges_is_known_to_have_none(part):
     assert not tfpc.ConditionalChain([part, flows.flow()])._has_edges
+
+
+@pytest.mark.parametrize('settings', [
+    dict(activation='relu'), dict(activation=tf.nn.relu), dict(activation='tanh'),
+    dict(conditioner=tfpc.ResidualNetwork(8, 1)), dict(condition_size={'a': 1, 'b': 2})],
+    ids=['relu', 'own relu', 'tanh', 'residual', 'nest'])
+def test_nan_is_no_plausible_number(settings):
+    """TensorFlow fuses relu(x @ w + b) in a graph, and its maximum of NaN and 0 is 0."""
+    flow = flows.perturb(tfpc.ConditionalRealNVP(**{
+        'event_size': 2, 'condition_size': 3, 'hidden_layers': (8,), 'seed': 0,
+        **settings}))
+    dist = flow(flows.base(dtype=tf.float32))
+    c, y = C.numpy().astype(np.float32), Y.numpy().astype(np.float32)
+    c[1, 2] = y[3, 0] = np.nan
+    if isinstance(flow.condition_size, dict):
+        c = {'a': c[:, :1], 'b': c[:, 1:]}
+    for call in (lambda f: f(), lambda f: tf.function(f, autograph=False)(),
+                 lambda f: tf.function(f, autograph=False, jit_compile=True)()):
+        log_prob = call(lambda: dist.given(c).log_prob(y))
+        np.testing.assert_array_equal(np.isnan(log_prob), [0, 1, 0, 1, 0])
+        sample = call(lambda: dist.given(c).sample(3, seed=1))
+        np.testing.assert_array_equal(np.isnan(sample).all((0, 2)), [0, 1, 0, 0, 0])

@@ -127,6 +127,37 @@ def test_finite_at_knots_bounds_and_beyond(dtype):
             np.testing.assert_array_equal(y.numpy()[outside], x.numpy()[outside])
 
 
+@pytest.mark.parametrize('mode', ['eager', 'graph', 'xla'])
+@pytest.mark.parametrize('dtype', [tf.bfloat16, tf.float16, tf.float32, tf.float64],
+                         ids=lambda dtype: dtype.name)
+def test_batches_of_any_rank(dtype, mode):
+    """Values and gradients are those of the same batch in one axis."""
+    x, parameters = flows.normal([32, 2], 2), .3 * flows.normal([32, 3 * BINS - 1, 2])
+
+    def run(x, parameters):
+        with tf.GradientTape() as tape:
+            tape.watch([x, parameters])
+            y, fldj = _spline().forward_and_log_det(x, parameters)
+            back, ildj = _spline().inverse_and_log_det(y, parameters)
+            loss = tf.reduce_sum(y * y + back + fldj * fldj + ildj)
+        return [y, fldj, back, ildj, *tape.gradient(loss, [x, parameters])]
+
+    want = run(x, parameters)
+    if mode != 'eager':
+        run = tf.function(run, autograph=False, jit_compile=mode == 'xla')
+    tolerance = {'bfloat16': .3, 'float16': .05, 'float32': 1e-4}.get(dtype.name, 1e-9)
+    for rank in (5,) if mode == 'xla' else (0, 3, 4, 5):
+        batch = [2] * rank
+        got = run(*(tf.cast(tf.reshape(tensor[:2**rank], [*batch, *tensor.shape[1:]]),
+                            dtype) for tensor in (x, parameters)))
+        for a, b in zip(got, want):
+            assert a.dtype == dtype and a.shape == [*batch, *b.shape[1:]]
+            a = tf.reshape(tf.cast(a, tf.float64), [-1, *b.shape[1:]])
+            # Of an edge of a bin, a rounded value may see the other side.
+            error = np.abs(a - b[:2**rank]) / (1. + np.abs(b[:2**rank]))
+            assert np.all(np.isfinite(a)) and np.quantile(error, .9) < tolerance
+
+
 def test_monotone_and_continuous():
     parameters = tf.repeat(2. * flows.normal([1, 3 * BINS - 1, 1], 4), 2001, 0)
     x = tf.constant(np.linspace(-4, 4, 2001)[:, None])
@@ -185,3 +216,31 @@ def test_float64_log_det_of_a_flow_is_that_of_its_jacobian():
         fldj, np.linalg.slogdet(tape.batch_jacobian(y, x))[1], atol=1e-9)
     np.testing.assert_allclose(
         flow.inverse(tf.identity(y), conditions=c), x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32', 'float64'])
+@pytest.mark.parametrize('rank', [0, 3, 5])
+def test_batches_of_any_rank(rank, dtype):
+    """A softmax on a CPU takes five axes, and a batch of rank 3 makes six."""
+    dtype = tf.as_dtype(dtype)
+    spline, shape = tfpc.RationalQuadratic(4), [2] * rank
+    rng = np.random.default_rng(0)
+    x = tf.cast(rng.normal(size=[*shape, 3]), dtype)
+    parameters = tf.cast(0.3 * rng.normal(size=[*shape, 11, 3]), dtype)
+
+    @tf.function
+    def run(x, parameters):
+        with tf.GradientTape() as tape:
+            tape.watch([x, parameters])
+            y, log_det = spline.forward_and_log_det(x, parameters)
+            back, _ = spline.inverse_and_log_det(y, parameters)
+            loss = tf.reduce_sum(y) + tf.reduce_sum(log_det)
+        return [y, back, *tape.gradient(loss, [x, parameters])]
+
+    y, back, *gradients = run(x, parameters)
+    flat, *_ = run(tf.reshape(x, [-1, 3]), tf.reshape(parameters, [-1, 11, 3]))
+    tolerance = {'float16': .05, 'bfloat16': .3}.get(dtype.name, 1e-4)
+    cast = lambda value: np.asarray(value, np.float64)
+    np.testing.assert_allclose(cast(back), cast(x), atol=tolerance)
+    np.testing.assert_allclose(cast(y).reshape([-1, 3]), cast(flat), atol=tolerance)
+    assert all(np.isfinite(cast(gradient)).all() for gradient in gradients)

@@ -125,7 +125,7 @@ def _inverse(inside, y, x_k, w, y_k, h, a, b):
     e = a - r * (a + b - 2.)
     # The discriminant is >= 0 but for rounding, and its root is never at 0 in the
     # bin: the bound keeps derivatives finite.
-    tiny = np.finfo(r.dtype.as_numpy_dtype).tiny
+    tiny = 4. / r.dtype.max    # The least normal number, of bfloat16 too.
     total = tf.sqrt(tf.maximum(e * e + 4. * (1. - e) * r, tiny)) + tf.abs(e)
     u = tf.where(e > 0., 2. * r / total, total / (2. - 2. * tf.minimum(e, 0.)))
     # Rounding alone leads out of the bin: it is undone, but no gradient stopped.
