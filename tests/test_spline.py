@@ -216,31 +216,3 @@ def test_float64_log_det_of_a_flow_is_that_of_its_jacobian():
         fldj, np.linalg.slogdet(tape.batch_jacobian(y, x))[1], atol=1e-9)
     np.testing.assert_allclose(
         flow.inverse(tf.identity(y), conditions=c), x, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32', 'float64'])
-@pytest.mark.parametrize('rank', [0, 3, 5])
-def test_batches_of_any_rank(rank, dtype):
-    """A softmax on a CPU takes five axes, and a batch of rank 3 makes six."""
-    dtype = tf.as_dtype(dtype)
-    spline, shape = tfpc.RationalQuadratic(4), [2] * rank
-    rng = np.random.default_rng(0)
-    x = tf.cast(rng.normal(size=[*shape, 3]), dtype)
-    parameters = tf.cast(0.3 * rng.normal(size=[*shape, 11, 3]), dtype)
-
-    @tf.function
-    def run(x, parameters):
-        with tf.GradientTape() as tape:
-            tape.watch([x, parameters])
-            y, log_det = spline.forward_and_log_det(x, parameters)
-            back, _ = spline.inverse_and_log_det(y, parameters)
-            loss = tf.reduce_sum(y) + tf.reduce_sum(log_det)
-        return [y, back, *tape.gradient(loss, [x, parameters])]
-
-    y, back, *gradients = run(x, parameters)
-    flat, *_ = run(tf.reshape(x, [-1, 3]), tf.reshape(parameters, [-1, 11, 3]))
-    tolerance = {'float16': .05, 'bfloat16': .3}.get(dtype.name, 1e-4)
-    cast = lambda value: np.asarray(value, np.float64)
-    np.testing.assert_allclose(cast(back), cast(x), atol=tolerance)
-    np.testing.assert_allclose(cast(y).reshape([-1, 3]), cast(flat), atol=tolerance)
-    assert all(np.isfinite(cast(gradient)).all() for gradient in gradients)
