@@ -72,11 +72,18 @@ def check_hidden_layers(hidden_layers):
 def dense(x, kernel):
     """`x [..., m] @ kernel [m, n]`, as one 2-D product whatever the rank.
 
-    The gradient of an `einsum` with an ellipsis costs 75 times as much.
+    The gradient of an `einsum` with an ellipsis costs 75 times as much, and
+    `tf.tensordot` runs a dozen small operations where the batch size is unknown.
     """
     if x.shape.rank == 2:
         return tf.matmul(x, kernel)
-    return tf.tensordot(x, kernel, 1)
+    if x.shape.is_fully_defined() or x.shape.rank is None:
+        return tf.tensordot(x, kernel, 1)
+    product = tf.matmul(tf.reshape(x, [-1, x.shape[-1]]), kernel)
+    shape = x.shape[:-1] + kernel.shape[-1:]
+    product = tf.reshape(product, tf.concat(
+        [tf.shape(x)[:-1], kernel.shape[-1:]], 0))
+    return tf.ensure_shape(product, shape)
 
 
 class Conditioner(abc.ABC):
