@@ -25,7 +25,7 @@ import tensorflow_probability as tfp
 import tqdm
 
 import tfp_conditional as tfpc
-from tfp_conditional import standardize
+from tfp_conditional.bijectors import regression
 
 CONDITIONS, TEST_ROWS, EPOCHS = 3, 5000, 100
 _PAIR = stats.norm(scale=0.5)
@@ -76,7 +76,7 @@ def least_squares(train, test):
     (y, c), (test_y, test_c) = train, test
     center = c.mean(axis=0)
     scale, loc = y.std(axis=0), y.mean(axis=0)
-    slope, errors = standardize.ridge(c - center, (y - loc) / scale)
+    slope, errors = regression.ridge(c - center, (y - loc) / scale)
     deviation = np.sqrt(np.mean(errors**2, axis=0))
     residuals = ((test_y - loc) / scale - (test_c - center) @ slope) / deviation
     return np.mean(stats.norm.logpdf(residuals) - np.log(deviation * scale))

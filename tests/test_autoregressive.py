@@ -12,7 +12,7 @@ import tensorflow_probability as tfp
 import tfp_conditional as tfpc
 from tests import catalogue
 from tests import flows
-from tfp_conditional import autoregressive
+from tfp_conditional.bijectors import autoregressive
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 

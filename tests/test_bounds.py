@@ -10,8 +10,8 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tests import flows
-from tfp_conditional import bounds
 from tfp_conditional import testing
+from tfp_conditional.bijectors import bounds
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 

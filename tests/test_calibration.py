@@ -11,7 +11,7 @@ import tensorflow_probability as tfp
 import tfp_conditional as tfpc
 from tests import flows
 from tfp_conditional import calibration
-from tfp_conditional import density
+from tfp_conditional.flows import density
 
 tfd = tfp.distributions
 

@@ -10,8 +10,8 @@ import tf_keras
 import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
-from tfp_conditional import dropout
-from tfp_conditional import standardize
+from tfp_conditional.bijectors import regression
+from tfp_conditional.core import dropout
 
 from . import catalogue
 from . import flows
@@ -284,7 +284,7 @@ def test_ridge_chooses_the_penalty_by_leaving_out_each_row():
     c, y = rng.normal(size=[30, 10]), rng.normal(size=[30, 2])
     y += c[:, :2]
     c, y = c - c.mean(0), y - y.mean(0)
-    slope, errors = standardize.ridge(c, y)
+    slope, errors = regression.ridge(c, y)
 
     def left_out(penalty):
         found = []
@@ -301,7 +301,7 @@ def test_ridge_chooses_the_penalty_by_leaving_out_each_row():
     best = np.argmin(brute)
     np.testing.assert_allclose(errors, left_out((np.logspace(3, -6, 10) * 30)[best]),
                                rtol=1e-6)
-    assert not np.any(standardize.ridge(rng.normal(size=[12, 3]),
+    assert not np.any(regression.ridge(rng.normal(size=[12, 3]),
                                         rng.normal(size=[12, 2]))[0] == np.nan)
 
 

@@ -19,10 +19,10 @@ from tensorflow.python.framework import func_graph, ops
 
 import tfp_conditional as tfpc
 from tests import flows
-from tfp_conditional import chain
-from tfp_conditional.fit import _split, checked_data, fit
-from tfp_conditional.mixing import ActNorm
-from tfp_conditional.standardize import Standardized
+from tfp_conditional.bijectors import adapt as adapt_lib
+from tfp_conditional.bijectors.mixing import ActNorm
+from tfp_conditional.bijectors.standardize import Standardized
+from tfp_conditional.fitting.fit import _split, checked_data, fit
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -215,7 +215,7 @@ class Seen(Standardized):
 @pytest.mark.parametrize('dataset', [False, True])
 def test_unconditional_parts_adapt_to_all_rows_and_others_to_so_many(
         dataset, monkeypatch):
-    monkeypatch.setattr('tfp_conditional.chain._ADAPTATION_NUMBERS', 60000)
+    monkeypatch.setattr('tfp_conditional.bijectors.adapt._ADAPTATION_NUMBERS', 60000)
     targets = np.arange(20500.).reshape(-1, 1)
     conditions = np.ones([20500, 2])
     norm = ActNorm(1, tf.float64)
@@ -243,23 +243,23 @@ def test_adapting_in_chunks_is_adapting_at_once(monkeypatch):
         return [v.numpy() for v in flow.non_trainable_variables]
 
     whole = adapted()
-    monkeypatch.setattr('tfp_conditional.chain._CHUNK', 7)
+    monkeypatch.setattr('tfp_conditional.bijectors.adapt._CHUNK', 7)
     for got, expected in zip(adapted(), whole, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_some_rows_of_batches(monkeypatch):
-    monkeypatch.setattr(chain, '_ADAPTATION_ROWS', 10)
-    monkeypatch.setattr(chain, '_ADAPTATION_NUMBERS', 1)
+    monkeypatch.setattr(adapt_lib, '_ADAPTATION_ROWS', 10)
+    monkeypatch.setattr(adapt_lib, '_ADAPTATION_NUMBERS', 1)
     parts = [(0, 1), (1, 40), (40, 42), (42, 96)]
     batches = [(tf.constant(Y[i:j]), {'c': tf.constant(C[i:j])}) for i, j in parts]
-    kept = chain.fewer(batches)
+    kept = adapt_lib.fewer(batches)
     y = np.concatenate([y for y, _ in kept])
     c = np.concatenate([c['c'] for _, c in kept])
     rows = [int(np.flatnonzero(np.all(Y == row, -1))[0]) for row in y]
     assert len(set(rows)) == 10 and all(len(y) for y, _ in kept)
     np.testing.assert_array_equal(c, C[rows])
-    assert chain.fewer(batches[:1]) == batches[:1]
+    assert adapt_lib.fewer(batches[:1]) == batches[:1]
 
 
 class Mean(tf.Module):

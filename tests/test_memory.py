@@ -13,6 +13,7 @@ from tensorflow.python.framework import func_graph
 from tensorflow.python.framework import ops
 
 import tfp_conditional as tfpc
+from tfp_conditional.networks import network
 from tests import catalogue
 from tests import flows
 
@@ -73,7 +74,7 @@ def test_a_flow_leaves_nothing_behind(name):
     assert after[0] <= before[0] and after[1] == before[1], (before, after)
 
 
-@pytest.mark.parametrize('activation', tfpc.networks.ACTIVATIONS)
+@pytest.mark.parametrize('activation', network.ACTIVATIONS)
 def test_an_activation_leaves_nothing_behind(activation):
     def run():
         layer = tfpc.ConditionalCoupling(2, 1, hidden_layers=(4,), activation=activation)

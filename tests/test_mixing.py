@@ -10,9 +10,9 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tests import flows
-from tfp_conditional import chain as chain_lib
-from tfp_conditional import mixing
 from tfp_conditional import testing
+from tfp_conditional.bijectors import adapt as adapt_lib
+from tfp_conditional.bijectors import mixing
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -203,12 +203,12 @@ def test_what_stands_upside_down_or_has_nothing_to_learn_is_left_alone():
 def test_stock_chains_adapt_by_the_function():
     norm = mixing.ActNorm(2, tf.float64)
     bijector = tfb.Chain([tfb.Scale(np.float64(2.)), linear(2), norm])
-    assert not chain_lib.adapted(bijector)
-    chain_lib.adapt(bijector, DATA)
-    assert chain_lib.adapted(bijector)
+    assert not adapt_lib.adapted(bijector)
+    adapt_lib.adapt(bijector, DATA)
+    assert adapt_lib.adapted(bijector)
     x = norm.inverse(linear(2).inverse(DATA / 2.)).numpy()
     np.testing.assert_allclose([x.mean(0), x.std(0)], [[0, 0], [1, 1]], atol=1e-9)
-    chain_lib.adapt(tfb.Tanh(), DATA)      # Which has nothing to learn.
+    adapt_lib.adapt(tfb.Tanh(), DATA)      # Which has nothing to learn.
 
 
 def columns(dtype):

@@ -10,7 +10,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
-from tfp_conditional import settings
+from tfp_conditional.bijectors import settings
 from tests import flows
 
 tfb = tfp.bijectors

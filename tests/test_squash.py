@@ -10,7 +10,8 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tests import flows
-from tfp_conditional import squash, testing
+from tfp_conditional import testing
+from tfp_conditional.bijectors import squash
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 

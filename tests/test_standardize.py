@@ -10,9 +10,10 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tests import flows
-from tfp_conditional import mixing
-from tfp_conditional import standardize
 from tfp_conditional import testing
+from tfp_conditional.bijectors import mixing
+from tfp_conditional.bijectors import regression
+from tfp_conditional.bijectors import standardize
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -246,10 +247,10 @@ def test_targets_that_do_not_correlate_stay_on_their_axes(rows, size):
     rng = np.random.default_rng(rows)
     for draw in (rng.normal, rng.uniform, rng.laplace):
         x = draw(size=[rows, size]) * (1. + np.arange(size))
-        factor = standardize.cholesky(x - np.mean(x, axis=0))
+        factor = regression.cholesky(x - np.mean(x, axis=0))
         own = np.diag(factor)[:, np.newaxis]
         assert np.all(np.abs(np.tril(factor, -1)) < 0.1 * own)
-    factor = standardize.cholesky(rng.normal(size=[rows, size]))
+    factor = regression.cholesky(rng.normal(size=[rows, size]))
     np.testing.assert_array_equal(factor, np.diag(np.diag(factor)))
 
 
@@ -267,7 +268,7 @@ def test_the_covariance_is_as_likely_as_those_of_scikit_learn(rows, size, shared
         return np.mean(np.sum(np.linalg.solve(np.linalg.cholesky(matrix), test.T)**2, 0)
                        ) / 2. + np.linalg.slogdet(matrix)[1] / 2.
 
-    factor = standardize.cholesky(train)
+    factor = regression.cholesky(train)
     best = min(loss(method(train, assume_centered=True)[0])
                for method in (covariance.ledoit_wolf, covariance.oas))
     assert loss(factor @ factor.T) < best + 0.003 * size + 3. * size / rows
@@ -276,7 +277,7 @@ def test_the_covariance_is_as_likely_as_those_of_scikit_learn(rows, size, shared
 def test_collinear_and_constant_targets():
     rng = np.random.default_rng(0)
     x = rng.normal(size=[500, 1])
-    factor = standardize.cholesky(np.concatenate([x, 2. * x, 0. * x], axis=1))
+    factor = regression.cholesky(np.concatenate([x, 2. * x, 0. * x], axis=1))
     assert np.all(np.isfinite(factor)) and np.all(np.diag(factor) >= 1e-4)
     np.testing.assert_allclose(factor[1, 0], 2. * factor[0, 0], rtol=1e-3)
     assert factor[1, 1] < 0.01

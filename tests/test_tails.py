@@ -7,8 +7,8 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
-from tfp_conditional import tails
 from tfp_conditional import testing
+from tfp_conditional.bijectors import tails
 
 tfd = tfp.distributions
 

@@ -5,11 +5,11 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tests import flows
-from tfp_conditional import _tfp
+from tfp_conditional.core import _tfp
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
-ADVICE = ('TFP or TensorFlow changed what tfp_conditional/_tfp.py relies on: mend it '
+ADVICE = ('TFP or TensorFlow changed what tfp_conditional/core/_tfp.py relies on: mend it '
           'there. ')
 
 

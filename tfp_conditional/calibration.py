@@ -40,10 +40,10 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional import conditions as conditions_lib
-from tfp_conditional import density
-from tfp_conditional import networks
-from tfp_conditional.fit import checked_data
+from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import distribution as distribution_lib
+from tfp_conditional.core import seeds
+from tfp_conditional.fitting.fit import checked_data
 
 _EVENTS = 2**15        # Samples that meet the network at once.
 _SIMULATIONS = 10_000  # Of calibrated results, for simultaneous bands.
@@ -192,7 +192,7 @@ def tarp(dist, targets, conditions, num_samples=999, references=None, seed=None,
     scale = y.std(0)
     scale = tf.constant(np.where(scale > 0, scale, 1.), dist.dtype)
     if references is None:
-        entropy = seed = networks.resolve_seed(seed)
+        entropy = seed = seeds.resolve_seed(seed)
         references = np.random.default_rng((*entropy, 2)).uniform(
             y.min(0), y.max(0), y.shape)
     references = conditions_lib.as_tensor(references, dist.dtype, 'references')
@@ -407,10 +407,10 @@ def _ranks(dist, targets, conditions, num_samples, seed, verbose, quantity,
     """
     targets, conditions = _checked(dist, targets, conditions)
     count = conditions_lib.positive_int(num_samples, 'num_samples')
-    entropy = networks.resolve_seed(seed)
+    entropy = seeds.resolve_seed(seed)
 
     def compare(seed, targets, conditions, *rows):
-        given = density.given(dist, conditions)
+        given = distribution_lib.given(dist, conditions)
         samples, of_samples, of_targets = None, None, None
         if log_prob:
             samples, of_samples = given.experimental_sample_and_log_prob(
@@ -452,7 +452,7 @@ def _ranks(dist, targets, conditions, num_samples, seed, verbose, quantity,
 
 
 def _levels(ranks, num_samples, seed):
-    rng = np.random.default_rng((*networks.resolve_seed(seed), 3))
+    rng = np.random.default_rng((*seeds.resolve_seed(seed), 3))
     return (ranks + rng.uniform(size=ranks.shape)) / (num_samples + 1)
 
 
@@ -500,7 +500,7 @@ def _rank_edges(num_samples, num_bins):
 
 def conditional_bijector(dist):
     """The bijector of a `dist` that these functions take; raises for others."""
-    flow = density.conditional_bijector(dist, 'dist')
+    flow = distribution_lib.conditional_bijector(dist, 'dist')
     if dist.batch_shape.rank:
         raise ValueError(f'`dist` must have batch shape []; got {dist.batch_shape}.')
     return flow

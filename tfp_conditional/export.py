@@ -2,8 +2,7 @@
 
 import tensorflow as tf
 
-from tfp_conditional import density
-from tfp_conditional import distribution as distribution_lib
+from tfp_conditional.core import distribution as distribution_lib
 
 
 class exportable(tf.Module):  # pylint: disable=invalid-name
@@ -56,7 +55,7 @@ class exportable(tf.Module):  # pylint: disable=invalid-name
         Raises:
           TypeError: for any other distribution.
         """
-        flow = density.conditional_bijector(distribution, 'distribution')
+        flow = distribution_lib.conditional_bijector(distribution, 'distribution')
         super().__init__(name=name)
         if not isinstance(distribution,
                           distribution_lib.ConditionalTransformedDistribution):

@@ -32,8 +32,8 @@ except ImportError as error:
                       "'tfp_conditional[calibration]'.") from error
 
 from tfp_conditional import calibration
-from tfp_conditional import conditions as conditions_lib
-from tfp_conditional import density as density_lib
+from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import distribution as distribution_lib
 
 BLUE, VERMILION, GREEN, PURPLE = '#0072B2', '#D55E00', '#009E73', '#CC79A7'
 COLORS = (BLUE, VERMILION, GREEN, PURPLE)
@@ -361,7 +361,7 @@ def _given(dist, condition):
         if leaf.shape.rank != 1:
             raise ValueError('`condition` must be one, [S]; got shape '
                              f'{leaf.shape.as_list()}.')
-    return density_lib.given(dist, condition), dist.event_shape[-1]
+    return distribution_lib.given(dist, condition), dist.event_shape[-1]
 
 
 def _default_limits(given, truth):

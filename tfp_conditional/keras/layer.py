@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_conditional import bijector as bijector_lib
-from tfp_conditional import settings
+from tfp_conditional.bijectors import settings
+from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.keras import config as config_lib
 
 tfd = tfp.distributions

@@ -3,16 +3,12 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional import bijector as bijector_lib
-from tfp_conditional import chain
-from tfp_conditional import mixing
-from tfp_conditional import networks
-from tfp_conditional.one_pass import FORWARD, INVERSE
-
-
-# The standard deviation of what the conditions predict exactly, as a fraction of its
-# own.
-MIN_RESIDUAL_SCALE = 1e-3
+from tfp_conditional.bijectors import adapt as adapt_lib
+from tfp_conditional.bijectors import regression
+from tfp_conditional.bijectors import unconditional
+from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.core.one_pass import FORWARD, INVERSE
+from tfp_conditional.networks import network
 
 
 class Standardized(bijector_lib.ConditionalBijector):
@@ -55,7 +51,7 @@ class Standardized(bijector_lib.ConditionalBijector):
     import tensorflow as tf
     import tensorflow_probability as tfp
     import tfp_conditional as tfpc
-    from tfp_conditional import standardize
+    from tfp_conditional.bijectors import standardize
     tfd = tfp.distributions
 
     conditions = np.random.default_rng(0).uniform(size=[256, 3])
@@ -112,7 +108,7 @@ class Standardized(bijector_lib.ConditionalBijector):
                                             self.event_size], self.dtype)),
                         ('mixing', tf.eye(self.event_size, dtype=self.dtype)),
                         ('residual_scale', tf.ones([self.event_size], self.dtype))])
-            self._adapted = mixing.flag()
+            self._adapted = unconditional.flag()
 
     def _statistics(self, size, label):
         return tuple(
@@ -141,7 +137,7 @@ class Standardized(bijector_lib.ConditionalBijector):
     @property
     def adapted(self):
         """`bool`, whether this and all within it have learnt from data."""
-        return mixing.is_set(self._adapted) and chain.adapted(self._bijector)
+        return unconditional.is_set(self._adapted) and adapt_lib.adapted(self._bijector)
 
     def adapt(self, y, conditions=None):
         """Learns means and deviations, then lets the bijector within adapt.
@@ -157,13 +153,13 @@ class Standardized(bijector_lib.ConditionalBijector):
           TypeError, ValueError: as `inverse` does, and if there is no row, or one
             that is not finite.
         """
-        y, conditions = chain.check_data(self, y, conditions)
-        if not mixing.is_set(self._adapted):
+        y, conditions = adapt_lib.check_data(self, y, conditions)
+        if not unconditional.is_set(self._adapted):
             statistics = (self.event_loc, self.event_scale), *(
                 self._condition_statistics)
             data = [('y', y), *(('conditions', leaf)
                                 for leaf in tf.nest.flatten(conditions))]
-            learnt = [mixing.moments(x, label, self.name) for label, x in data]
+            learnt = [unconditional.moments(x, label, self.name) for label, x in data]
             for pair, values in zip(statistics, learnt):
                 for variable, value in zip(pair, values):
                     variable.assign(tf.cast(value, self.dtype))
@@ -171,16 +167,16 @@ class Standardized(bijector_lib.ConditionalBijector):
                 self._regress(y, conditions)
             self._adapted.assign(True)
         conditions = self._standardize(conditions)
-        chain.adapt(self._bijector, self._residuals(y, conditions), conditions)
+        adapt_lib.adapt(self._bijector, self._residuals(y, conditions), conditions)
 
     def _regress(self, y, conditions):
         events = (y - self.event_loc) / self.event_scale
         conditions = self._condition_spec.concat(self._standardize(conditions))
-        slope, residuals = ridge(
+        slope, residuals = regression.ridge(
             *(np.asarray(x, np.float64).reshape(-1, x.shape[-1]) for x in (
                 tf.broadcast_to(conditions, [*y.shape[:-1], conditions.shape[-1]]),
                 events)))
-        factor = cholesky(residuals)
+        factor = regression.cholesky(residuals)
         scale = np.diag(factor)
         for variable, value in [(self.slope, slope), (self.mixing, factor / scale),
                                 (self.residual_scale, scale)]:
@@ -219,7 +215,7 @@ class Standardized(bijector_lib.ConditionalBijector):
         return result
 
     def _predict(self, conditions):
-        return networks.dense(self._condition_spec.concat(conditions), self.slope)
+        return network.dense(self._condition_spec.concat(conditions), self.slope)
 
     def _log_scale(self):
         scales = (self.event_scale, self.residual_scale)
@@ -233,84 +229,3 @@ class Standardized(bijector_lib.ConditionalBijector):
             tf.clip_by_value((leaf - loc) / scale, -most, most)
             for leaf, (loc, scale) in zip(tf.nest.flatten(conditions),
                                           self._condition_statistics))
-
-
-def ridge(c, y):
-    """Linear regression, its penalty chosen by leaving out each row in turn.
-
-    ```none
-    A = argmin |y - c A|^2 + p |A|^2
-    ```
-
-    Of the powers of 10 and infinity, p is the one with the least mean squared error
-    of rows predicted from all others, for which there is a closed form (Golub, Heath
-    & Wahba 1979).
-
-    Args:
-      c: `[N, S]`, of mean 0, float64.
-      y: `[N, D]`, likewise.
-
-    Returns:
-      A `[S, D]`, and the errors `[N, D]` of rows predicted from all others.
-    """
-    count = len(c)
-    squares, axes = np.linalg.eigh(c.T @ c)
-    axes = axes[:, squares > 1e-10 * np.max(squares, initial=1e-300)]
-    scores = c @ axes
-    squares = np.sum(scores**2, axis=0)
-    covariances = scores.T @ y
-    best = np.inf, np.zeros([c.shape[1], y.shape[1]]), y
-    for penalty in np.logspace(3, -6, 10) * count:
-        weights = covariances / (squares + penalty)[:, np.newaxis]
-        leverage = 1. / count + (scores**2) @ (1. / (squares + penalty))
-        errors = y - scores @ weights
-        errors /= np.maximum(1. - leverage, 1e-9)[:, np.newaxis]
-        if np.mean(errors**2) < best[0]:
-            best = np.mean(errors**2), axes @ weights, errors
-    return best[1:] if best[0] < np.mean(y**2) else (np.zeros_like(best[1]), y)
-
-
-def cholesky(residuals):
-    """The lower factor `[D, D]` of a shrunk covariance of `residuals [N, D]`.
-
-    Variances are those of the data, to which `MIN_RESIDUAL_SCALE`^2 is added.
-    """
-    scale = np.sqrt(np.mean(residuals**2, axis=0))
-    scaled = residuals / np.where(scale > 0., scale, 1.)
-    correlation = scaled.T @ scaled / len(scaled)
-    keep = 1. - shrinkage(scaled)
-    covariance = scale[:, np.newaxis] * keep * correlation * scale
-    np.fill_diagonal(covariance, scale**2 + MIN_RESIDUAL_SCALE**2)
-    return np.linalg.cholesky(covariance)
-
-
-def shrinkage(x, folds=4):
-    """The fraction by which to shrink the correlations of `x [N, D]`.
-
-    Of some, the one under which the Gaussian log-likelihood of rows, given the
-    correlations of those of other folds, is greatest; but 1 where that is less likely
-    by no more than the standard error of the difference. So correlations that do not
-    matter are 0, those of few dimensions are kept, and many are as likely as when
-    shrunk by Ledoit & Wolf (2004), who minimise another loss, or more.
-
-    Args:
-      x: columns of mean 0 and mean square 1.
-      folds: `int`; fewer rows are not correlated.
-    """
-    count, size = x.shape
-    if size == 1 or count < folds:
-        return 1.
-    amounts = np.array([0., 1e-3, 0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.])
-    losses = np.empty([count, len(amounts)])
-    for fold in range(folds):
-        # Strided, for rows that are sorted.
-        held = np.arange(count) % folds == fold
-        rest = x[~held]
-        values, axes = np.linalg.eigh(rest.T @ rest / len(rest))
-        variances = np.maximum(np.outer(values, 1. - amounts) + amounts,
-                               MIN_RESIDUAL_SCALE**2)
-        losses[held] = ((x[held] @ axes)**2 @ (1. / variances)
-                        + np.sum(np.log(variances), axis=0)) / 2.
-    best = np.argmin(np.mean(losses, axis=0))
-    excess = losses[:, -1] - losses[:, best]
-    return 1. if np.mean(excess) <= np.std(excess) / np.sqrt(count) else amounts[best]

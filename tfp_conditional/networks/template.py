@@ -2,10 +2,11 @@
 
 import tensorflow as tf
 
-from tfp_conditional import _tfp
-from tfp_conditional import conditions as conditions_lib
-from tfp_conditional import networks
-from tfp_conditional import transformers
+from tfp_conditional.core import _tfp
+from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.networks import mlp
+from tfp_conditional.networks import network
+from tfp_conditional.transformers import affine
 
 
 class conditional_real_nvp_template(_tfp.Picklable, tf.Module):  # pylint: disable=invalid-name
@@ -53,11 +54,11 @@ class conditional_real_nvp_template(_tfp.Picklable, tf.Module):  # pylint: disab
           name: `str`.
         """
         super().__init__(name=name)
-        self._hidden_layers = networks.check_hidden_layers(hidden_layers)
-        networks.activation_function(activation)
+        self._hidden_layers = network.check_hidden_layers(hidden_layers)
+        network.activation_function(activation)
         self._activation = activation
-        self._transformer = (transformers.Additive() if shift_only
-                             else transformers.Affine())
+        self._transformer = (affine.Additive() if shift_only
+                             else affine.Affine())
         self._dtype = tf.as_dtype(dtype)
         self._seed = seed
         self._conditioner = None
@@ -84,7 +85,7 @@ class conditional_real_nvp_template(_tfp.Picklable, tf.Module):  # pylint: disab
         spec = conditions_lib.ConditionSpec(condition_size, self._dtype)
         self._input_size, self._condition_spec = input_size, spec
         with tf.init_scope():
-            self._conditioner = networks.MLPNetwork(
+            self._conditioner = mlp.MLPNetwork(
                 input_size, spec,
                 self._output_units * self._transformer.num_parameters,
                 self._hidden_layers, self._activation, seed=self._seed)

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional import mixing
-from tfp_conditional.one_pass import FORWARD
+from tfp_conditional.bijectors import unconditional
+from tfp_conditional.core.one_pass import FORWARD
 
 MIN_ROWS = 300   # Fewer than 30 values of a tail do not tell how heavy it is.
 # The map goes on with this power of e as its slope: it cannot overflow.
@@ -13,7 +13,7 @@ MOST = 20.
 BEND = 3.08
 
 
-class Tails(mixing.Adaptive):
+class Tails(unconditional.Adaptive):
     """Each tail of each unit that is heavy, as that of a Gaussian.
 
     ```none
@@ -40,7 +40,7 @@ class Tails(mixing.Adaptive):
 
     ```python
     import numpy as np
-    from tfp_conditional import tails
+    from tfp_conditional.bijectors import tails
 
     y = np.random.default_rng(0).standard_t(2, size=[3000, 1])
     bijector = tails.Tails(event_size=1)
@@ -76,7 +76,7 @@ class Tails(mixing.Adaptive):
                         ('high_scale', 1.), ('low_bend', 1.), ('high_bend', 1.)])
 
     def _learn(self, y):
-        mixing.moments(y, 'y', self.name)   # Refuses what is not finite.
+        unconditional.moments(y, 'y', self.name)   # Refuses what is not finite.
         columns = np.asarray(y, np.float64).reshape(-1, self.event_size).T
         high, high_scale, high_bend = zip(*map(find_tail, columns))
         low, low_scale, low_bend = zip(*map(find_tail, -columns))

@@ -19,8 +19,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_conditional import _tfp
-from tfp_conditional import compiled
+from tfp_conditional.core import _tfp
+from tfp_conditional.core import compiled
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -118,7 +118,7 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
         """
         if isinstance(value, tfd.Distribution):
             # It is built on this class, as TFP's distributions are on bijectors.
-            from tfp_conditional import distribution
+            from tfp_conditional.core import distribution
             return distribution.ConditionalTransformedDistribution(
                 value, self, name=name, **kwargs)
         return super().__call__(value, name=name, **kwargs)

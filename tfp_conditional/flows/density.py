@@ -3,18 +3,17 @@
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_conditional import bijector as bijector_lib
-from tfp_conditional import bounds
-from tfp_conditional import chain
-from tfp_conditional import conditions as conditions_lib
-from tfp_conditional import coupling
-from tfp_conditional import distribution
-from tfp_conditional import embedding as embedding_lib
-from tfp_conditional import networks
-from tfp_conditional import real_nvp
-from tfp_conditional import spline
-from tfp_conditional import standardize
-from tfp_conditional import tails
+from tfp_conditional.bijectors import bounds
+from tfp_conditional.bijectors import chain
+from tfp_conditional.bijectors import coupling
+from tfp_conditional.bijectors import embedding as embedding_lib
+from tfp_conditional.bijectors import standardize
+from tfp_conditional.bijectors import tails
+from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import seeds
+from tfp_conditional.flows import real_nvp
+from tfp_conditional.networks import residual
+from tfp_conditional.transformers import spline
 
 tfd = tfp.distributions
 
@@ -25,10 +24,10 @@ tfd = tfp.distributions
 DEFAULTS = dict(
     num_coupling_layers=6,
     transformer=spline.RationalQuadratic(min_bin_size=3e-4, min_derivative=1e-3),
-    conditioner=networks.ResidualNetwork(64, 1, 'silu', 'concatenate',
+    conditioner=residual.ResidualNetwork(64, 1, 'silu', 'concatenate',
                                          layer_norm=True))
 # Of the elementwise layer. As wide as the others it costs two moons a tenth more.
-_ELEMENTWISE = networks.ResidualNetwork(32, 1, 'silu', 'concatenate', layer_norm=True)
+_ELEMENTWISE = residual.ResidualNetwork(32, 1, 'silu', 'concatenate', layer_norm=True)
 
 
 def conditional_density(event_size, condition_size, support=None, embedding=None,
@@ -86,7 +85,7 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
         raise ValueError('Give both of `embedding` and `embedding_size`, or none; '
                          f'got {embedding!r}, {embedding_size!r}.')
     inner_size = event_size if support is None else _inner_size(support, event_size)
-    entropy = networks.resolve_seed(seed)
+    entropy = seeds.resolve_seed(seed)
     settings = _settings(flow_arguments)
     sizes = inner_size, condition_size if embedding is None else embedding_size
     flow = real_nvp.ConditionalRealNVP(
@@ -115,38 +114,6 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
     base = tfd.Independent(tfd.Normal(tf.zeros(inner_size, dtype),
                                       tf.ones(inner_size, dtype)), 1)
     return flow(base, name=name)
-
-
-def given(dist, conditions):
-    """Returns `dist` for given conditions, also where `dist` is one of TFP's own.
-
-    Of a `ConditionalTransformedDistribution` it is the method `given`.
-
-    Args:
-      dist: `tfd.TransformedDistribution` over a `ConditionalBijector`.
-      conditions: `[..., S]`, or the nest that the bijector takes.
-
-    Returns:
-      `ConditionalTransformedDistribution` of batch shape `conditions.shape[:-1]`
-      over the same variables, with independent noise for each condition.
-
-    Raises:
-      TypeError: for any other distribution.
-    """
-    flow = conditional_bijector(dist, 'dist')
-    if not isinstance(dist, distribution.ConditionalTransformedDistribution):
-        dist = flow(dist.distribution, name=dist.name)
-    return dist.given(conditions)
-
-
-def conditional_bijector(dist, label):
-    """The `ConditionalBijector` of a distribution; raises for others."""
-    flow = getattr(dist, 'bijector', None)
-    if not isinstance(flow, bijector_lib.ConditionalBijector):
-        raise TypeError(f'`{label}` must be a tfd.TransformedDistribution over a '
-                        f'ConditionalBijector; got {type(dist).__name__}'
-                        + (f' over {type(flow).__name__}.' if flow else '.'))
-    return flow
 
 
 def _settings(flow_arguments):

@@ -4,12 +4,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_conditional import chain
-from tfp_conditional import conditions as conditions_lib
-from tfp_conditional import coupling
-from tfp_conditional import mixing as mixing_lib
-from tfp_conditional import networks
-from tfp_conditional import transformers
+from tfp_conditional.bijectors import chain
+from tfp_conditional.bijectors import coupling
+from tfp_conditional.bijectors import mixing as mixing_lib
+from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import seeds
+from tfp_conditional.networks import network
+from tfp_conditional.transformers import affine
 
 tfb = tfp.bijectors
 
@@ -104,8 +105,8 @@ class ConditionalRealNVP(chain.ConditionalChain):
                              f'{mixing!r}.')
         if isinstance(transformer, str) and transformer == 'affine':
             times = count if event_size == 1 else (count + 1) // 2
-            transformer = transformers.Affine(TOTAL_LOG_SCALE / times)
-        entropy = networks.resolve_seed(seed)
+            transformer = affine.Affine(TOTAL_LOG_SCALE / times)
+        entropy = seeds.resolve_seed(seed)
         common = dict(
             event_size=event_size, condition_size=condition_size,
             hidden_layers=hidden_layers, activation=activation, dtype=dtype)
@@ -135,11 +136,11 @@ class ConditionalRealNVP(chain.ConditionalChain):
             if mixing == 'random':
                 layers.append(_permute(order, np.arange(event_size), 'permute'))
             if conditional_base:
-                affine = transformers.Affine()
+                base = affine.Affine()
                 layers.append(coupling.ConditionalElementwise(
-                    **common, transformer=affine, seed=(*entropy, count, 1),
+                    **common, transformer=base, seed=(*entropy, count, 1),
                     name='base', conditioner=_conditioner(
-                        conditioner, np.zeros(event_size, bool), affine)))
+                        conditioner, np.zeros(event_size, bool), base)))
         super().__init__(layers, validate_args=validate_args, parameters=parameters,
                          name=name)
 
@@ -160,7 +161,7 @@ def _permute(old, new, name):
 
 def _conditioner(conditioner, mask, transformer):
     """What a layer is given for the `conditioner` of the flow."""
-    if conditioner is None or isinstance(conditioner, networks.Conditioner):
+    if conditioner is None or isinstance(conditioner, network.Conditioner):
         return conditioner
     if not callable(conditioner):
         raise TypeError(

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_conditional import _tfp
-from tfp_conditional import bijector as bijector_lib
-from tfp_conditional import compiled
-from tfp_conditional import one_pass
-from tfp_conditional.one_pass import FORWARD, INVERSE
+from tfp_conditional.core import _tfp
+from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.core import compiled
+from tfp_conditional.core import one_pass
+from tfp_conditional.core.one_pass import FORWARD, INVERSE
 
 tfd = tfp.distributions
 
@@ -592,3 +592,35 @@ def _unpacked(value):
     if isinstance(value, _Packed):
         return _rebuild(value.type, value.parameters)
     return value
+
+
+def given(dist, conditions):
+    """Returns `dist` for given conditions, also where `dist` is one of TFP's own.
+
+    Of a `ConditionalTransformedDistribution` it is the method `given`.
+
+    Args:
+      dist: `tfd.TransformedDistribution` over a `ConditionalBijector`.
+      conditions: `[..., S]`, or the nest that the bijector takes.
+
+    Returns:
+      `ConditionalTransformedDistribution` of batch shape `conditions.shape[:-1]`
+      over the same variables, with independent noise for each condition.
+
+    Raises:
+      TypeError: for any other distribution.
+    """
+    flow = conditional_bijector(dist, 'dist')
+    if not isinstance(dist, ConditionalTransformedDistribution):
+        dist = flow(dist.distribution, name=dist.name)
+    return dist.given(conditions)
+
+
+def conditional_bijector(dist, label):
+    """The `ConditionalBijector` of a distribution; raises for others."""
+    flow = getattr(dist, 'bijector', None)
+    if not isinstance(flow, bijector_lib.ConditionalBijector):
+        raise TypeError(f'`{label}` must be a tfd.TransformedDistribution over a '
+                        f'ConditionalBijector; got {type(dist).__name__}'
+                        + (f' over {type(flow).__name__}.' if flow else '.'))
+    return flow

@@ -3,15 +3,17 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional import bijector
-from tfp_conditional import networks
-from tfp_conditional import settings
-from tfp_conditional import spline
-from tfp_conditional import transformers
+from tfp_conditional.bijectors import settings
+from tfp_conditional.core import bijector
+from tfp_conditional.networks import custom
+from tfp_conditional.networks import mlp
+from tfp_conditional.networks import network
+from tfp_conditional.transformers import affine
+from tfp_conditional.transformers import spline
 
 TRANSFORMERS = {
-    'affine': transformers.Affine,
-    'additive': transformers.Additive,
+    'affine': affine.Affine,
+    'additive': affine.Additive,
     'rational_quadratic': spline.RationalQuadratic,
 }
 
@@ -47,13 +49,13 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
         output_size = self._num_units * self._transformer.num_parameters
         with tf.name_scope(self.name):
             if conditioner is None:
-                conditioner = networks.MLP(hidden_layers, activation)
-            if isinstance(conditioner, networks.Conditioner):
+                conditioner = mlp.MLP(hidden_layers, activation)
+            if isinstance(conditioner, network.Conditioner):
                 self._conditioner = conditioner.build(
                     self._partition.num_masked, self._condition_spec, output_size,
                     seed)
             else:
-                self._conditioner = networks.ForeignConditioner(
+                self._conditioner = custom.CustomConditioner(
                     conditioner, self._partition.num_masked, self._condition_spec,
                     output_size)
         self._settings = settings.Settings(

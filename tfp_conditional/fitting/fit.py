@@ -13,13 +13,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from tfp_conditional import _tfp
-from tfp_conditional import bijector as bijector_lib
-from tfp_conditional import chain
-from tfp_conditional import conditions as conditions_lib
-from tfp_conditional import dropout
-from tfp_conditional import networks
-from tfp_conditional import settings as settings_lib
+from tfp_conditional.bijectors import adapt as adapt_lib
+from tfp_conditional.bijectors import settings as settings_lib
+from tfp_conditional.core import _tfp
+from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import dropout
+from tfp_conditional.core import seeds
 
 _EVALUATION_ROWS = 4096   # Rows of validation data that meet the network at once.
 _DATASET_ROWS = 10000   # The first of a Dataset, up to a whole batch, to adapt to.
@@ -134,7 +134,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
     _check_dist(dist)
     train = checked_data(dist, targets, conditions, 'targets')
     validation = _validation(dist, validation_data)
-    entropy = networks.resolve_seed(seed)
+    entropy = seeds.resolve_seed(seed)
     if checkpoint is not None and os.path.exists(checkpoint):
         saved, arrays = _read(checkpoint)
         entropy = tuple(saved['entropy'])
@@ -219,8 +219,8 @@ class _Run:
     def start(self):
         """What comes before the first epoch."""
         flow = getattr(self.dist, 'bijector', None)
-        has_learnt = flow is not None and chain.has_learnt(flow)
-        if flow is not None and not chain.adapted(flow):
+        has_learnt = flow is not None and adapt_lib.has_learnt(flow)
+        if flow is not None and not adapt_lib.adapted(flow):
             self._adapt(flow)
         self.layout.read()
         _assign(self.averages, _values(self.layout.variables))
@@ -235,7 +235,7 @@ class _Run:
         if isinstance(self.train, tf.data.Dataset):
             for batch in batches:
                 _check_values(flow, *batch, 'targets')
-        chain.adapt_batches(flow, batches)
+        adapt_lib.adapt_batches(flow, batches)
 
     def _batches(self, rows):
         """Training data: so many rows at random, or the first batches of a Dataset."""
@@ -701,7 +701,7 @@ def _check_values(flow, targets, conditions, label):
                 f'not, the first of them row {np.argmin(finite)}. Drop or fill '
                 'them.')
     if flow is not None:
-        chain.check_support(flow, targets, label)
+        adapt_lib.check_support(flow, targets, label)
 
 
 def _check_elements(dist, spec, conditions, label):

@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from tfp_conditional import bijector as bijector_lib
-from tfp_conditional import chain
-from tfp_conditional import networks
-from tfp_conditional.one_pass import FORWARD, INVERSE
+from tfp_conditional.bijectors import adapt as adapt_lib
+from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.core.one_pass import FORWARD, INVERSE
+from tfp_conditional.networks import custom
 
 
 class ConditionalEmbedding(bijector_lib.ConditionalBijector):
@@ -68,7 +68,7 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
             validate_args=bijector.validate_args, parameters=parameters,
             name=name or f'{bijector.name}_embedded')
         self._bijector, self._embedding = bijector, embedding
-        self._untracked_variables = networks.untracked(
+        self._untracked_variables = custom.untracked(
             self, lambda: self._embed(self._condition_spec.example()))
 
     @property
@@ -84,7 +84,7 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
     @property
     def adapted(self):
         """`bool`, whether nothing is left that `adapt` would change."""
-        return chain.adapted(self._bijector)
+        return adapt_lib.adapted(self._bijector)
 
     def adapt(self, y, conditions=None):
         """Lets g learn from data; see `ConditionalChain.adapt`."""
@@ -92,10 +92,10 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
 
     def adapt_batches(self, batches):
         """`adapt`, to data in batches, as sequences of several lengths need."""
-        batches = chain.fewer([chain.check_data(self, *pair) for pair in batches])
-        chain.adapt_batches(self._bijector, [
+        batches = adapt_lib.fewer([adapt_lib.check_data(self, *pair) for pair in batches])
+        adapt_lib.adapt_batches(self._bijector, [
             (y, self._embed(conditions)) for batch in batches
-            for y, conditions in chain.chunks(batch)])
+            for y, conditions in adapt_lib.chunks(batch)])
 
     def _forward_and_log_det(self, x, conditions):
         return self._bijector._pass(FORWARD, x, self._embed(conditions))
@@ -127,4 +127,4 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
                 [*batch, *leaf.shape[1:]]), result)
 
     def __deepcopy__(self, memo):
-        return networks.copy_owner(self, memo, 'embedding')
+        return custom.copy_owner(self, memo, 'embedding')

@@ -3,11 +3,11 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional import conditions as conditions_lib
-from tfp_conditional import transformers
+from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.transformers import transformer
 
 
-class RationalQuadratic(transformers.Transformer):
+class RationalQuadratic(transformer.Transformer):
     """A monotone rational-quadratic spline on [-B, B], the identity outside.
 
     ```none

@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_conditional import networks
-from tfp_conditional import one_pass
-from tfp_conditional import transformers
+from tfp_conditional.core import one_pass
+from tfp_conditional.networks import network
+from tfp_conditional.transformers import transformer
 
 tfb = tfp.bijectors
 
@@ -37,7 +37,7 @@ class Settings(tf.Module):
 
     ```python
     import tfp_conditional as tfpc
-    from tfp_conditional import settings
+    from tfp_conditional.bijectors import settings
 
     layer = tfpc.ConditionalCoupling(event_size=2, condition_size=3)
     assert isinstance(layer._settings, settings.Settings)
@@ -124,12 +124,12 @@ def describe(value):
         found = {}    # It saves its own.
     elif isinstance(value, tfb.Bijector):
         found = value.parameters
-    elif isinstance(value, (transformers.Transformer, networks.Conditioner)):
+    elif isinstance(value, (transformer.Transformer, network.Conditioner)):
         found = vars(value)
     else:
         return next((
-            name for name in networks.ACTIVATIONS if callable(value)
-            and networks.activation_function(name) is networks.activation_function(
+            name for name in network.ACTIVATIONS if callable(value)
+            and network.activation_function(name) is network.activation_function(
                 value)), UNKNOWN)
     return {'class': type(value).__name__.lstrip('_'), **{
         key: describe(part) for key, part in found.items()

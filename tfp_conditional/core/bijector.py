@@ -4,11 +4,11 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_conditional import _tfp
-from tfp_conditional import compiled
-from tfp_conditional import conditions as conditions_lib
-from tfp_conditional import one_pass
-from tfp_conditional.one_pass import FORWARD
+from tfp_conditional.core import _tfp
+from tfp_conditional.core import compiled
+from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import one_pass
+from tfp_conditional.core.one_pass import FORWARD
 
 
 class ConditionalBijector(one_pass.OnePassBijector):

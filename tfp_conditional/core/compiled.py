@@ -4,7 +4,7 @@ import weakref
 
 import tensorflow as tf
 
-from tfp_conditional import dropout
+from tfp_conditional.core import dropout
 
 
 def is_eager():

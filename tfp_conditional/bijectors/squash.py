@@ -3,9 +3,9 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional import mixing
-from tfp_conditional import settings
-from tfp_conditional.one_pass import FORWARD
+from tfp_conditional.bijectors import settings
+from tfp_conditional.bijectors import unconditional
+from tfp_conditional.core.one_pass import FORWARD
 
 # Up to this many steps of the greater bound beyond one, which is 4 units in the last
 # place or more, an event is one that was rounded: rescaling is rarely further off.
@@ -15,7 +15,7 @@ ROUNDING = 8
 MIDDLE = 0.5
 
 
-class Squash(mixing._Unconditional):
+class Squash(unconditional.Unconditional):
     """`y = (l + h) / 2 + (h - l) / 2 tanh(x)`, unit by unit, onto [l, h].
 
     ```none

@@ -3,8 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional import mixing
-from tfp_conditional.one_pass import FORWARD
+from tfp_conditional.bijectors import unconditional
+from tfp_conditional.core.one_pass import FORWARD
 
 # Softness, as a fraction of the standard deviation. Of 0.01, 0.02, 0.03, 0.05, 0.1 and
 # 0.3, the one with the least held-out loss on two moons and a Gaussian mixture.
@@ -21,7 +21,7 @@ _START = np.log(np.expm1(TANGENT))   # Where on the other side the straight part
 MIN_ROWS = 1000   # Fewer cannot tell an edge from log-normal values often enough.
 
 
-class SoftBounds(mixing.Adaptive):
+class SoftBounds(unconditional.Adaptive):
     """A soft clip of each unit to bounds that are learnt from data.
 
     ```none
@@ -84,7 +84,7 @@ class SoftBounds(mixing.Adaptive):
                                        ('softness', 1.)])
 
     def _learn(self, y):
-        _, scale = mixing.moments(y, 'y', self.name)
+        _, scale = unconditional.moments(y, 'y', self.name)
         columns = np.asarray(y, np.float64).reshape(-1, self.event_size).T
         low, high = zip(*map(find_bounds, columns))
         for variable, value in [(self.low, low), (self.high, high),

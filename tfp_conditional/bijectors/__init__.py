@@ -1,0 +1,1 @@
+"""Layers, and what stands around them: composition, scales, bounds, supports."""

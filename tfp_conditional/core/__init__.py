@@ -1,0 +1,1 @@
+"""What a conditional bijector and its distribution are: the contract and its parts."""

@@ -1,0 +1,22 @@
+"""`resolve_seed`: whatever a user gives for a seed, as entropy for NumPy."""
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+
+def resolve_seed(seed):
+    """Returns entropy for `numpy.random.default_rng`: a tuple of ints.
+
+    Args:
+      seed: `int`, tuple of ints, a TFP stateless seed, or `None` for one drawn
+        from TensorFlow's global generator (so that `tf.random.set_seed` and
+        `keras.utils.set_random_seed` hold).
+    """
+    if isinstance(seed, (int, np.integer)):
+        return (int(seed) % 2**64,)
+    if isinstance(seed, tuple):
+        return tuple(int(part) % 2**64 for part in seed)
+    with tf.init_scope():
+        seed = tfp.random.sanitize_seed(seed)
+        return tuple(int(part) % 2**64 for part in seed.numpy())

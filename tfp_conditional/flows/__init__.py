@@ -1,0 +1,1 @@
+"""Layers put together: whole flows, and a density from sizes alone."""

@@ -1,0 +1,1 @@
+"""(the untouched units, the conditions) -> parameters."""

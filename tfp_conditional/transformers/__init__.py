@@ -1,0 +1,1 @@
+"""Parameters -> an invertible scalar map, one for each unit."""

@@ -1,0 +1,42 @@
+"""Transformers: parameters -> an invertible scalar map, one for each unit.
+
+A transformer says how many parameters it needs for a unit and builds the map
+from them. With all parameters 0 it is the identity, so that a network whose last
+layer starts at 0 gives a flow that starts at the identity. A new one is a class
+with the two methods of `Transformer`.
+"""
+
+import abc
+
+import tensorflow as tf
+
+
+class Transformer(abc.ABC):
+    """An elementwise invertible map, given by parameters.
+
+    Attributes:
+      num_parameters: `int` k, parameters for each unit.
+      is_constant_jacobian: `bool`, whether the log-det is the same for all x.
+
+    Shapes: units `[..., d]`, parameters `[..., k, d]`: row j is parameter j of
+    each unit.
+    """
+
+    num_parameters: int
+    is_constant_jacobian = False
+
+    @abc.abstractmethod
+    def forward_and_log_det(self, x, parameters):
+        """Returns `y [..., d]` and `log |dy/dx| [..., d]`."""
+
+    @abc.abstractmethod
+    def inverse_and_log_det(self, y, parameters):
+        """Returns `x [..., d]` and `log |dx/dy| [..., d]`."""
+
+
+def soften(x, linear_range):
+    """`r asinh(x / r)`: x near 0, logarithmic beyond `linear_range`, odd, smooth.
+
+    Keeps any finite number small (3e38 gives 90 r) without ever flattening it.
+    """
+    return linear_range * tf.asinh(x / linear_range)
