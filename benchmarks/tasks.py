@@ -1,20 +1,23 @@
-"""Conditional densities to fit: three of known optimum, and two of measured data.
+"""Conditional densities to fit: of known optimum, and of measured data.
 
 A `Simulated` task draws a parameter `theta [N, D]` from its prior and an observation
 `x [N, S]` from its likelihood, and knows the exact posterior p(theta | x): its
 normalised density and independent draws from it. A `Measured` task is a table that
-ships with scikit-learn, cut into folds. All arrays are float64; densities are in
+ships with a Python package, cut into folds. All arrays are float64; densities are in
 nats.
 
 Two moons, the Gaussian mixture and the Gaussian linear task are those of Lueckmann
-et al., "Benchmarking Simulation-Based Inference", 2021.
+et al., "Benchmarking Simulation-Based Inference", 2021. The `FAMILY` is of priors that
+are hard-edged, skewed or heavy-tailed, in 1 to 20 dimensions, of 300 to 100,000 rows.
 """
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
 from scipy import special
+from scipy import stats
 
 NUM_FOLDS = 5
 _LOG_2PI = math.log(2. * math.pi)
@@ -36,6 +39,7 @@ class Simulated:
       event_size: `int` D, the width of `theta`.
       condition_size: `int` S, the width of `x`.
       optimum: `float`, E[-log p(theta | x)], the least mean loss there is.
+      simulations: `int`, those that a model is fitted to, a tenth for validation.
       batch_size: `None`; each package has its own.
     """
 
@@ -43,6 +47,7 @@ class Simulated:
     event_size: int
     condition_size: int
     optimum: float
+    simulations = 10_000
     batch_size = None
 
     # Subclasses have besides:
@@ -50,15 +55,18 @@ class Simulated:
     #   log_posterior(theta, x)        [n, D], [n, S] or [1, S] -> [n]
     #   sample_posterior(x, n, rng)    [S] -> [n, D]
 
-    def data(self, seed, count=10_000, test_count=20_000):
-        """A tenth of `count` draws for validation; the test draws are ever the same.
+    def data(self, seed, count=None, test_count=20_000):
+        """A tenth of `count` draws, at least 30, for validation.
+
+        The test draws are ever the same. `count` is `simulations` if `None`.
 
         Returns:
           `Data`.
         """
         # Seeds of one number are the runs', of two the fixed draws'.
+        count = count or self.simulations
         theta, x = self.simulate(count, np.random.default_rng(seed))
-        held = count // 10
+        held = max(count // 10, min(30, count // 2))
         return Data((theta[held:], x[held:]), (theta[:held], x[:held]),
                     self.simulate(test_count, np.random.default_rng([0, 1])))
 
@@ -210,8 +218,121 @@ class GaussianLinear(Simulated):
                                    size=[n, self.event_size])
 
 
+@dataclasses.dataclass(frozen=True)
+class Axes(Simulated):
+    """Independent latent axes, each of one prior, seen through noise.
+
+    z_i ~ prior, theta = z L^T, x_i = f(z_i) + N(0, 0.3^2), with f(z) = z or, nonlinear,
+    z + sin(2 z) / 2, and L the identity or, correlated, unit lower triangular.
+
+    The posterior of z_i given x_i is that of one dimension: its evidence is a
+    Gauss-Legendre sum over where the likelihood is not 0.
+
+    Attributes:
+      prior: one of `PRIORS`.
+      event_size: `int` D, of `theta` and of `x`.
+      simulations: `int`.
+      nonlinear, correlated: `bool`.
+    """
+
+    prior: str
+    event_size: int
+    simulations: int
+    nonlinear: bool = False
+    correlated: bool = False
+
+    PRIORS = {'box': stats.uniform(-1., 2.), 'triangular': stats.triang(0., 0., 1.5),
+              'exponential': stats.expon(), 'Student t(3)': stats.t(3)}
+    _noise, _reach = 0.3, 3.5      # No likelihood is left 11 deviations and 0.2 away.
+
+    @property
+    def name(self):
+        options = [', nonlinear'] * self.nonlinear + [', correlated'] * self.correlated
+        return (f'{self.prior}, D = {self.event_size}, N = {self.simulations}'
+                + ''.join(options))
+
+    @property
+    def condition_size(self):
+        return self.event_size
+
+    @functools.cached_property
+    def optimum(self):
+        """By 50,000 draws of their own."""
+        return -float(np.mean(self.log_posterior(
+            *self.simulate(50_000, np.random.default_rng([0, 3])))))
+
+    @functools.cached_property
+    def _mixing(self):
+        lower = np.random.default_rng([0, 2]).normal(size=[self.event_size] * 2)
+        return np.eye(self.event_size) + self.correlated * np.tril(
+            lower, -1) / math.sqrt(self.event_size)
+
+    def _mean(self, z):
+        return z + 0.5 * np.sin(2. * z) if self.nonlinear else z
+
+    def simulate(self, n, rng):
+        z = self.PRIORS[self.prior].rvs([n, self.event_size], random_state=rng)
+        x = self._mean(z) + self._noise * rng.normal(size=z.shape)
+        return z @ self._mixing.T, x
+
+    def _log_joint(self, z, x):
+        return (self.PRIORS[self.prior].logpdf(z)
+                + stats.norm.logpdf(x, self._mean(z), self._noise))
+
+    def _where(self, x):
+        """The ends of the interval around `x` that holds all of the posterior."""
+        low, high = self.PRIORS[self.prior].support()
+        reach = self._reach + 0.5 * self.nonlinear
+        # The likelihood of an x far outside has its greatest value at the edge.
+        return (np.clip(x - reach, low, high - 1e-6),
+                np.clip(x + reach, low + 1e-6, high))
+
+    def _log_evidence(self, x, nodes=128):
+        at, weights = np.polynomial.legendre.leggauss(nodes)
+        low, high = self._where(x[..., None])
+        z = (low + high) / 2. + (high - low) / 2. * at
+        return special.logsumexp(self._log_joint(z, x[..., None]),
+                                 b=weights * (high - low) / 2., axis=-1)
+
+    def log_posterior(self, theta, x):
+        z = np.linalg.solve(self._mixing, theta.T).T
+        log_evidence = np.concatenate([
+            self._log_evidence(rows) for rows in np.array_split(
+                x, max(1, x.size // 20_000))])
+        return np.sum(self._log_joint(z, x) - log_evidence, axis=-1)
+
+    def sample_posterior(self, x, n, rng, nodes=20_001):
+        z = np.empty([n, self.event_size])
+        for i, value in enumerate(x):
+            # By inversion of a distribution function that is linear between nodes.
+            grid = np.linspace(*self._where(value), nodes)
+            log_density = self._log_joint(grid, value)
+            density = np.exp(log_density - log_density.max())
+            steps = np.cumsum((density[1:] + density[:-1]) / 2.)
+            z[:, i] = np.interp(rng.uniform(size=n),
+                                np.concatenate([[0.], steps / steps[-1]]), grid)
+        return z @ self._mixing.T
+
+
+FAMILY = (
+    Axes('box', 1, 1000),
+    Axes('box', 2, 100_000, nonlinear=True, correlated=True),
+    Axes('box', 5, 3000, nonlinear=True),
+    Axes('box', 20, 3000),
+    Axes('triangular', 2, 300),
+    Axes('triangular', 5, 10_000, correlated=True),
+    Axes('triangular', 10, 10_000, nonlinear=True),
+    Axes('exponential', 1, 300, nonlinear=True),
+    Axes('exponential', 5, 1000),
+    Axes('exponential', 10, 10_000, nonlinear=True, correlated=True),
+    Axes('exponential', 20, 10_000),
+    Axes('Student t(3)', 1, 1000, nonlinear=True),
+    Axes('Student t(3)', 5, 3000, correlated=True),
+    Axes('Student t(3)', 10, 10_000))
+
+
 class Measured:
-    """A table of scikit-learn's, of which a seed names the fold that is tested.
+    """A table of a Python package, of which a seed names the fold that is tested.
 
     Attributes:
       name, event_size, condition_size: as of `Simulated`.
@@ -284,5 +405,77 @@ class Digits(Measured):
         return left[:, :count] * math.sqrt(len(x))
 
 
+class Columns(Measured):
+    """Some columns of a table given some others, rows with gaps left out.
+
+    Targets are divided by their standard deviations, and else as they were measured:
+    rounded, skewed, with outliers.
+    """
+
+    def __init__(self, name, source, targets, conditions):
+        self.name, self._source = name, source
+        self._targets, self._conditions = targets, conditions
+        self.event_size, self.condition_size = len(targets), len(conditions)
+
+    def table(self):
+        columns = self._source()
+        targets, conditions = (
+            np.stack([np.asarray(columns[name], float) for name in names], axis=-1)
+            for names in (self._targets, self._conditions))
+        rows = np.isfinite(targets).all(-1) & np.isfinite(conditions).all(-1)
+        return targets[rows] / targets[rows].std(axis=0), conditions[rows]
+
+
+def _sklearn(loader):
+    def source():
+        from sklearn import datasets
+        bunch = getattr(datasets, f'load_{loader}')()
+        return dict(zip(map(str, bunch.feature_names), bunch.data.T))
+    return source
+
+
+def _statsmodels(name):
+    def source():
+        from statsmodels import datasets
+        return dict(getattr(datasets, name).load_pandas().data)
+    return source
+
+
+def _vega(name):
+    def source():
+        import vega_datasets
+        table = getattr(vega_datasets.local_data, name)()
+        if 'date' in table:
+            angle = 2. * np.pi * table['date'].dt.dayofyear / 365.25
+            table = table.assign(sin=np.sin(angle), cos=np.cos(angle))
+        if 'Year' in table:
+            table = table.assign(Year=table['Year'].dt.year)
+        return dict(table)
+    return source
+
+
+_CANCER = ('radius', 'texture', 'smoothness', 'concavity', 'symmetry')
+TABLES = (
+    Columns('breast cancer', _sklearn('breast_cancer'),
+            [f'worst {name}' for name in _CANCER], [f'mean {name}' for name in _CANCER]),
+    Columns('wine', _sklearn('wine'), ['alcohol', 'color_intensity', 'proline'],
+            ['malic_acid', 'ash', 'total_phenols', 'flavanoids', 'hue']),
+    Columns('iris', _sklearn('iris'), ['petal length (cm)', 'petal width (cm)'],
+            ['sepal length (cm)', 'sepal width (cm)']),
+    Columns('cars', _vega('cars'),
+            ['Miles_per_Gallon', 'Horsepower', 'Acceleration'],
+            ['Weight_in_lbs', 'Displacement', 'Cylinders', 'Year']),
+    Columns('Seattle weather', _vega('seattle_weather'),
+            ['temp_max', 'temp_min', 'wind'], ['sin', 'cos', 'precipitation']),
+    Columns('Engel', _statsmodels('engel'), ['foodexp'], ['income']),
+    Columns('fair', _statsmodels('fair'), ['age', 'yrs_married'],
+            ['rate_marriage', 'children', 'religious', 'educ']),
+    Columns('strikes of copper', _statsmodels('copper'),
+            ['WORLDCONSUMPTION'], ['COPPERPRICE', 'INCOMEINDEX', 'ALUMPRICE', 'TIME']),
+    Columns('macrodata', _statsmodels('macrodata'), ['infl', 'unemp'],
+            ['realgdp', 'tbilrate', 'year']))
+
+
 TASKS = {task.name: task for task in (
-    TwoMoons(), GaussianMixture(), GaussianLinear(), Diabetes(), Digits())}
+    TwoMoons(), GaussianMixture(), GaussianLinear(), *FAMILY, Diabetes(), Digits(),
+    *TABLES)}
