@@ -555,7 +555,7 @@ def test_outside_of_a_support_the_density_is_0(name):
     tfb.Shift(np.ones(2)), tfb.Permute([1, 0]), tfb.SinhArcsinh(np.float64(.3)),
     tfb.ScaleMatvecTriL(np.eye(2))], ids=lambda part: part.name)
 def test_a_part_without_edges_is_known_to_have_none(part):
-    assert not tfpc.ConditionalChain([part, flows.flow()])._has_edges
+    assert not tfpc.ConditionalChain([part, flows.flow()]).has_edges
 
 
 @pytest.mark.parametrize('settings', [

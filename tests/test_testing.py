@@ -127,19 +127,19 @@ class DependsOnBatch(Good):
 
 
 class Holds(Good):
-    def _run(self, *args):
-        self.__dict__.setdefault('held', []).append(super()._run(*args))
+    def one_pass(self, *args):
+        self.__dict__.setdefault('held', []).append(super().one_pass(*args))
         return self.held[-1]
 
 
 class RemembersByIdentity(Good):
     """A cache of its own, keyed by the tensor alone."""
 
-    def _run(self, direction, value, kwargs):
+    def one_pass(self, direction, value, kwargs):
         memory = self.__dict__.setdefault('memory', {})
         if (direction, id(value)) not in memory:
             memory[direction, id(value)] = (
-                value, super()._run(direction, value, kwargs))
+                value, super().one_pass(direction, value, kwargs))
         return memory[direction, id(value)][1]
 
 
@@ -161,10 +161,10 @@ class TrackedTwice(Good):
 
 
 class MadeByCalls(Good):
-    def _run(self, *args):
+    def one_pass(self, *args):
         if not hasattr(self, 'late'):
             self.late = tf.Variable(tf.zeros([], tf.float64))
-        return super()._run(*args)
+        return super().one_pass(*args)
 
 
 class NotInCheckpoint(Good):

@@ -37,12 +37,12 @@ def adapt_batches(bijector, batches):
 
 def check_data(bijector, y, conditions):
     """Events and conditions as tensors that suit a conditional bijector."""
-    conditions = bijector._condition_spec.check(
+    conditions = bijector.condition_spec.check(
         conditions, bijector.name, lossless=True)
     y = conditions_lib.check_last_dimension(
         conditions_lib.as_tensor(y, bijector.dtype, 'y', lossless=True),
-        bijector._output_event_size, 'y')
-    return bijector._align(INVERSE, y, conditions), conditions
+        bijector.output_event_size, 'y')
+    return bijector.expanded(y, conditions), conditions
 
 
 def check_support(bijector, y, label):
@@ -116,7 +116,7 @@ def _joined(batches, part):
     if len(batches) == 1:
         return batches[0]
     try:
-        return _map(lambda *parts: tf.concat(parts, 0), *batches)
+        return _map_batch(lambda *parts: tf.concat(parts, 0), *batches)
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             f'{part.name!r} adapts to conditions of one shape; got batches of several. '
@@ -136,7 +136,7 @@ def fewer(batches):
     kept = np.sort(np.random.default_rng(0).choice(count, keep, replace=False))
     starts = np.cumsum([0, *counts])
     parts = np.split(kept, np.searchsorted(kept, starts[1:-1]))
-    return [_map(lambda x: tf.gather(x, rows - start), batch)
+    return [_map_batch(lambda x: tf.gather(x, rows - start), batch)
             for batch, rows, start in zip(batches, parts, starts) if len(rows)]
 
 
@@ -144,7 +144,7 @@ def chunks(batch):
     """A nest of tensors as several, of so few rows that networks may meet them."""
     if not _in_rows(batch):
         return [batch]
-    return [_map(lambda x: x[i:i + _CHUNK], batch)
+    return [_map_batch(lambda x: x[i:i + _CHUNK], batch)
             for i in range(0, len(_leaves(batch)[0]), _CHUNK)]
 
 
@@ -159,7 +159,7 @@ def _leaves(batch):
     return [x for x in tf.nest.flatten(batch) if x is not None]
 
 
-def _map(function, *batches):
+def _map_batch(function, *batches):
     return tf.nest.map_structure(
         lambda x, *more: x if x is None else function(x, *more), *batches)
 

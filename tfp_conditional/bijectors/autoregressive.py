@@ -74,7 +74,7 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
         self._order = _check_order(order, self.event_size)
         with tf.name_scope(self.name):
             self._network = made.MADE(
-                self._order, self._condition_spec, self._transformer.num_parameters,
+                self._order, self.condition_spec, self._transformer.num_parameters,
                 hidden_layers, activation, seed)
         self._settings = settings.Settings(
             self.name, condition_size=self.condition_size, order=self._order,

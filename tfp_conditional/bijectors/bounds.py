@@ -91,7 +91,7 @@ class SoftBounds(unconditional.Adaptive):
                                 (self.softness, SOFTNESS * scale)]:
             variable.assign(tf.cast(value, self.dtype))
 
-    def _map(self, direction, value):
+    def unchecked_pass(self, direction, value, conditions=None):
         # By the upper bound, then, mirrored, by the lower one.
         step = _clip if direction == FORWARD else _unclip
         bounds = [(1., self.high), (-1., -self.low)]

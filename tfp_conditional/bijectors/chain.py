@@ -92,7 +92,7 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
                                      if id(variable) not in tracked]
         # The places, from the data side, of the parts that not all events go through.
         self._bounded = self._no_dependency(self._find_bounded())
-        self._has_edges = bool(self._bounded)
+        self.has_edges = bool(self._bounded)
         self._settings = settings.Settings(self.name, bijectors=bijectors)
 
     def _stock_variables(self):
@@ -112,7 +112,7 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
 
     def _find_bounded(self):
         """Place -> vector inside of what the part maps onto, of stock parts with edges."""
-        found, size = {}, self._output_event_size
+        found, size = {}, self.output_event_size
         for i, (part, direction) in enumerate(self.steps(INVERSE)):
             new_size = steps_lib.next_size(part, direction, size)
             if not isinstance(part, one_pass.OnePassBijector):
@@ -176,10 +176,10 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
             adapt_lib.check_data(self, *pair) for pair in batches])
 
     def _forward_and_log_det(self, x, conditions):
-        return self._walk(self.steps(FORWARD), x, conditions)
+        return self._compose(self.steps(FORWARD), x, conditions)
 
     def _inverse_and_log_det(self, y, conditions):
-        return self._walk(self.steps(INVERSE), y, conditions, self._bounded)
+        return self._compose(self.steps(INVERSE), y, conditions, self._bounded)
 
     def steps(self, direction):
         """The parts in order of application, each with its own direction: a list."""
@@ -187,7 +187,7 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
         return steps if direction == FORWARD else [
             (part, steps_lib.opposite(own)) for part, own in steps[::-1]]
 
-    def _walk(self, steps, value, conditions, bounded=()):
+    def _compose(self, steps, value, conditions, bounded=()):
         total = None
         for i, (part, direction) in enumerate(steps):
             if i in bounded:

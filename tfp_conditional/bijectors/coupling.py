@@ -52,11 +52,11 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
                 conditioner = mlp.MLP(hidden_layers, activation)
             if isinstance(conditioner, network.Conditioner):
                 self._conditioner = conditioner.build(
-                    self._partition.num_masked, self._condition_spec, output_size,
+                    self._partition.num_masked, self.condition_spec, output_size,
                     seed)
             else:
                 self._conditioner = custom.CustomConditioner(
-                    conditioner, self._partition.num_masked, self._condition_spec,
+                    conditioner, self._partition.num_masked, self.condition_spec,
                     output_size)
         self._settings = settings.Settings(
             self.name, condition_size=self.condition_size, mask=mask,

@@ -63,13 +63,13 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
                             f'a Keras model; got {type(embedding).__name__}.')
         super().__init__(
             bijector.event_size, condition_size,
-            output_event_size=bijector._output_event_size, dtype=bijector.dtype,
+            output_event_size=bijector.output_event_size, dtype=bijector.dtype,
             is_constant_jacobian=bijector.is_constant_jacobian,
             validate_args=bijector.validate_args, parameters=parameters,
             name=name or f'{bijector.name}_embedded')
         self._bijector, self._embedding = bijector, embedding
         self._untracked_variables = custom.untracked(
-            self, lambda: self._embed(self._condition_spec.example()))
+            self, lambda: self._embed(self.condition_spec.example()))
 
     @property
     def bijector(self):
@@ -98,14 +98,14 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
             for y, conditions in adapt_lib.chunks(batch)])
 
     def _forward_and_log_det(self, x, conditions):
-        return self._bijector._pass(FORWARD, x, self._embed(conditions))
+        return self._bijector.unchecked_pass(FORWARD, x, self._embed(conditions))
 
     def _inverse_and_log_det(self, y, conditions):
-        return self._bijector._pass(INVERSE, y, self._embed(conditions))
+        return self._bijector.unchecked_pass(INVERSE, y, self._embed(conditions))
 
     def _embed(self, conditions):
         """Checked conditions `[..., *shape]` -> those of g, `[..., S]`."""
-        spec = self._condition_spec
+        spec = self.condition_spec
         batch = spec.batch_shape(conditions)
         flat = conditions
         if batch.rank != 1:
@@ -115,7 +115,7 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
                     tf.reshape(leaf, tf.concat(
                         [[-1], tf.shape(leaf)[batch.rank:]], 0)),
                     [batch.num_elements(), *leaf.shape[batch.rank:]]), conditions)
-        inner = self._bijector._condition_spec
+        inner = self._bijector.condition_spec
         try:
             result = inner.check(self._embedding(flat), self._bijector.name)
         except (TypeError, ValueError) as error:

@@ -65,7 +65,7 @@ class ActNorm(unconditional.Adaptive):
         self.shift.assign(tf.zeros_like(self.shift))
         self.log_scale.assign(tf.cast(np.log(scale), self.dtype))
 
-    def _map(self, direction, value):
+    def unchecked_pass(self, direction, value, conditions=None):
         log_det = tf.reduce_sum(self.log_scale)
         if direction == FORWARD:
             value = (value + self.shift) * tf.exp(self.log_scale)
@@ -129,7 +129,7 @@ class InvertibleLinear(unconditional.Unconditional):
                 rng.permutation(self.event_size).astype(np.int64), trainable=False,
                 name='permutation')
 
-    def _map(self, direction, value):
+    def unchecked_pass(self, direction, value, conditions=None):
         kernel = tf.cast(self.kernel, tf.float64)
         log_diagonal = MAX_LOG_SCALE * tf.tanh(
             tf.linalg.diag_part(kernel) / MAX_LOG_SCALE)

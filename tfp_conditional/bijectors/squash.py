@@ -91,7 +91,7 @@ class Squash(unconditional.Unconditional):
         """Greatest values, array `[D]`."""
         return self._high
 
-    def _map(self, direction, value):
+    def unchecked_pass(self, direction, value, conditions=None):
         if direction == FORWARD:
             return self._squash(value), tf.reduce_sum(self._log_slope(value), -1)
         x, outside = self._unsquash(value)

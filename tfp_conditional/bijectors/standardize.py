@@ -82,10 +82,10 @@ class Standardized(bijector_lib.ConditionalBijector):
         if not isinstance(bijector, bijector_lib.ConditionalBijector):
             raise TypeError('`bijector` must be a ConditionalBijector; got '
                             f'{type(bijector).__name__}.')
-        if bijector._output_event_size != bijector.event_size:
+        if bijector.output_event_size != bijector.event_size:
             raise ValueError(
                 '`bijector` must keep the size of events; got one that maps '
-                f'{bijector.event_size} units to {bijector._output_event_size}. '
+                f'{bijector.event_size} units to {bijector.output_event_size}. '
                 'Put the part that changes it outside, by a ConditionalChain.')
         super().__init__(
             bijector.event_size, bijector.condition_size, dtype=bijector.dtype,
@@ -98,13 +98,13 @@ class Standardized(bijector_lib.ConditionalBijector):
                 self.event_size, 'event')
             self._condition_statistics = tuple(
                 self._statistics(size, 'condition')
-                for size in self._condition_spec.widths)
+                for size in self.condition_spec.widths)
             self.slope = self.mixing = self.residual_scale = None
             if linear:
                 self.slope, self.mixing, self.residual_scale = (
                     tf.Variable(initial, trainable=False, name=label)
                     for label, initial in [
-                        ('slope', tf.zeros([self._condition_spec.total,
+                        ('slope', tf.zeros([self.condition_spec.total,
                                             self.event_size], self.dtype)),
                         ('mixing', tf.eye(self.event_size, dtype=self.dtype)),
                         ('residual_scale', tf.ones([self.event_size], self.dtype))])
@@ -171,7 +171,7 @@ class Standardized(bijector_lib.ConditionalBijector):
 
     def _regress(self, y, conditions):
         events = (y - self.event_loc) / self.event_scale
-        conditions = self._condition_spec.concat(self._standardize(conditions))
+        conditions = self.condition_spec.concat(self._standardize(conditions))
         slope, residuals = regression.ridge(
             *(np.asarray(x, np.float64).reshape(-1, x.shape[-1]) for x in (
                 tf.broadcast_to(conditions, [*y.shape[:-1], conditions.shape[-1]]),
@@ -184,7 +184,7 @@ class Standardized(bijector_lib.ConditionalBijector):
 
     def _forward_and_log_det(self, x, conditions):
         conditions = self._standardize(conditions)
-        y, log_det = self._bijector._pass(FORWARD, x, conditions)
+        y, log_det = self._bijector.unchecked_pass(FORWARD, x, conditions)
         if self.slope is not None:
             y = self._mix(y * self.residual_scale, tf.linalg.matmul)
             y += self._predict(conditions)
@@ -192,7 +192,7 @@ class Standardized(bijector_lib.ConditionalBijector):
 
     def _inverse_and_log_det(self, y, conditions):
         conditions = self._standardize(conditions)
-        x, log_det = self._bijector._pass(
+        x, log_det = self._bijector.unchecked_pass(
             INVERSE, self._residuals(y, conditions), conditions)
         return x, log_det - self._log_scale()
 
@@ -215,7 +215,7 @@ class Standardized(bijector_lib.ConditionalBijector):
         return result
 
     def _predict(self, conditions):
-        return network.dense(self._condition_spec.concat(conditions), self.slope)
+        return network.dense(self.condition_spec.concat(conditions), self.slope)
 
     def _log_scale(self):
         scales = (self.event_scale, self.residual_scale)

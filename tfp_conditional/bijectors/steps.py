@@ -37,11 +37,9 @@ def opened(steps):
 
 
 def step(part, direction, value, conditions):
-    """One pass of one part: the value and the log-det `[...]` in that direction."""
-    if isinstance(part, bijector_lib.ConditionalBijector):
-        return part._pass(direction, value, conditions)
+    """One pass of one part: the value and a log-det that broadcasts to `[...]`."""
     if isinstance(part, one_pass.OnePassBijector):
-        return part._run(direction, value, {})
+        return part.unchecked_pass(direction, value, conditions)
     # A copy, since a stock part's cache would answer from before the last update
     # of its variables if it had met this very tensor.
     value = tf.identity(value)
@@ -76,7 +74,7 @@ def common(steps):
         raise ValueError('`bijectors` must hold at least one ConditionalBijector; '
                          'for none, use `tfb.Chain`.')
     for part in parts[1:]:
-        if part._condition_spec != parts[0]._condition_spec:
+        if part.condition_spec != parts[0].condition_spec:
             raise ValueError(
                 'Conditional parts of a chain must have the same condition_size and '
                 f'dtype; got {parts[0].condition_size}, {parts[0].dtype.name} in '
@@ -90,7 +88,7 @@ def event_sizes(steps):
     at = next(i for i, (part, _) in enumerate(steps)
               if isinstance(part, bijector_lib.ConditionalBijector))
     part, direction = steps[at]
-    size = part.event_size if direction == FORWARD else part._output_event_size
+    size = part.event_size if direction == FORWARD else part.output_event_size
     start = end = size
     for part, direction in steps[:at][::-1]:
         start = next_size(part, opposite(direction), start)

@@ -86,7 +86,7 @@ class Tails(unconditional.Adaptive):
                 (self.high_scale, high_scale), (self.high_bend, high_bend)]:
             variable.assign(tf.cast(value, self.dtype))
 
-    def _map(self, direction, value):
+    def unchecked_pass(self, direction, value, conditions=None):
         step = _stretch if direction == FORWARD else _compress
         log_det = 0.
         # Each value is moved by one of them at most.

@@ -29,11 +29,10 @@ class Unconditional(one_pass.OnePassBijector):
         """`int` D, the last dimension of `x` and `y`."""
         return self._event_size
 
-    def _map(self, direction, value):
-        """Returns the image `[..., D]` of `value`, and the log-det, or one for all."""
+    def unchecked_pass(self, direction, value, conditions=None):
         raise NotImplementedError
 
-    def _run(self, direction, value, kwargs):
+    def one_pass(self, direction, value, kwargs):
         if kwargs:
             raise TypeError(
                 f'{self.name!r} is unconditional and takes no keyword arguments; '
@@ -42,7 +41,7 @@ class Unconditional(one_pass.OnePassBijector):
         label = 'x' if direction == FORWARD else 'y'
         value = conditions_lib.check_last_dimension(conditions_lib.as_tensor(
             value, self.dtype, label), self._event_size, label)
-        result, log_det = self._map(direction, value)
+        result, log_det = self.unchecked_pass(direction, value)
         log_det = tf.broadcast_to(log_det, tf.shape(value)[:-1])
         log_det.set_shape(value.shape[:-1])
         return result, log_det

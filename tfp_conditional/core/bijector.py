@@ -99,9 +99,19 @@ class ConditionalBijector(one_pass.OnePassBijector):
         return self._event_size
 
     @property
+    def output_event_size(self):
+        """`int` D', the last dimension of `y`."""
+        return self._output_event_size
+
+    @property
     def condition_size(self):
         """`int` or nest of `int`, the last dimension(s) of `conditions`."""
         return self._condition_spec.size
+
+    @property
+    def condition_spec(self):
+        """`ConditionSpec`, which checks conditions and knows their shapes."""
+        return self._condition_spec
 
     def _forward_and_log_det(self, x, conditions):
         """Returns `y [..., D]` and `log |det dy/dx| [...]` from one pass.
@@ -146,20 +156,18 @@ class ConditionalBijector(one_pass.OnePassBijector):
         """
         return ConditionedBijector(self, conditions, name=name)
 
-    def _run(self, direction, value, kwargs):
+    def one_pass(self, direction, value, kwargs):
         conditions_lib.reject_unknown(kwargs, self.name)
         conditions = kwargs.get('conditions')
         if isinstance(conditions, _Checked):
-            return self._exact_pass(direction, value, conditions.nest)
+            return self.exact_pass(direction, value, *conditions.leaves)
         value, conditions = self.check_pass(direction, value, conditions)
+        leaves = tf.nest.flatten(conditions)
         if not compiled.is_eager():
-            return self._exact_pass(direction, value, conditions)
+            return self.exact_pass(direction, value, *leaves)
         return self._compiled(
-            self, '_compiled_pass', [value, *tf.nest.flatten(conditions)],
+            self, 'exact_pass', [value, *leaves],
             [value.shape[-1:], *self.condition_shapes], (direction,))
-
-    def _compiled_pass(self, direction, value, *leaves):
-        return self._exact_pass(direction, value, self.checked(leaves).nest)
 
     @property
     def condition_shapes(self):
@@ -172,7 +180,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
 
     def checked(self, leaves):
         """Leaves of conditions that were checked: `conditions` as a pass takes them."""
-        return _Checked(tf.nest.pack_sequence_as(self.condition_size, leaves))
+        return _Checked(leaves)
 
     def check_conditions(self, conditions):
         """`conditions` as a nest of tensors of one batch shape, or an error.
@@ -201,7 +209,10 @@ class ConditionalBijector(one_pass.OnePassBijector):
                        else ('y', self._output_event_size))
         value = conditions_lib.check_last_dimension(
             conditions_lib.as_tensor(value, self.dtype, label), size, label)
-        value = self._align(direction, value, conditions)
+        if direction == FORWARD or _tfp.is_drawing():
+            value = self.unshared(value, conditions)
+        else:
+            value = self.expanded(value, conditions)
         if self.validate_args:
             value = tf.debugging.assert_all_finite(
                 value, f'`{label}` of {self.name!r} must be finite.')
@@ -211,9 +222,15 @@ class ConditionalBijector(one_pass.OnePassBijector):
                 conditions)
         return value, conditions
 
-    def _exact_pass(self, direction, value, conditions):
-        """`_pass`, its results of exactly the shapes `[..., D]` and `[...]`."""
-        result, log_det = self._pass(direction, value, conditions)
+    def exact_pass(self, direction, value, *leaves):
+        """`unchecked_pass` with results of exactly the shapes `[..., D']` and `[...]`.
+
+        Args:
+          direction, value: as there.
+          *leaves: those of checked conditions.
+        """
+        conditions = tf.nest.pack_sequence_as(self.condition_size, leaves)
+        result, log_det = self.unchecked_pass(direction, value, conditions)
         # Not left to the networks: TensorFlow's fused relu of a NaN is 0.
         nan = tf.constant(np.nan, self.dtype)
         has_nan = self._condition_spec.has_nan(conditions)
@@ -233,17 +250,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
         log_det.set_shape(batch)
         return result, log_det
 
-    def _pass(self, direction, value, conditions):
-        """One pass on checked tensors, for a chain to add to others.
-
-        Args:
-          direction: `FORWARD` or `INVERSE`.
-          value: `[..., D]`.
-          conditions: checked conditions.
-
-        Returns:
-          The result, `[..., D']`, and the log-det, which broadcasts to `[...]`.
-        """
+    def unchecked_pass(self, direction, value, conditions=None):
         if direction == FORWARD:
             result, log_det = self._forward_and_log_det(value, conditions)
             size = self._output_event_size
@@ -265,12 +272,6 @@ class ConditionalBijector(one_pass.OnePassBijector):
                             f'a log-det of dtype {self.dtype.name}; got '
                             f'{log_det.dtype.name}.')
         return result, log_det
-
-    def _align(self, direction, value, conditions):
-        """Returns `value` with the batch shape of the result, or refuses."""
-        if direction == FORWARD or _tfp.is_drawing():
-            return self._unshared(value, conditions)
-        return self.expanded(value, conditions)
 
     def expanded(self, value, conditions):
         """Events `[..., D]`, expanded to the batch shape of checked conditions."""
@@ -300,7 +301,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
             raise ValueError(self._share_noise_message(batch, condition_batch))
         return full
 
-    def _unshared(self, value, conditions):
+    def unshared(self, value, conditions):
         """Noise `[..., D]`, once it is known that no conditions share it."""
         batch = value.shape[:-1]
         if self.refuse_shared_noise(batch, conditions).is_fully_defined() and (
@@ -373,10 +374,10 @@ class ConditionalBijector(one_pass.OnePassBijector):
 
 
 class _Checked:
-    """A nest of tensors that was checked as the conditions of a bijector."""
+    """Tensors that were checked as the conditions of a bijector."""
 
-    def __init__(self, nest):
-        self.nest = nest
+    def __init__(self, leaves):
+        self.leaves = leaves
 
 
 def _with_last(shape, size):
@@ -396,11 +397,11 @@ class ConditionedBijector(one_pass.OnePassBijector):
             raise TypeError('`bijector` must be a ConditionalBijector; got '
                             f'{type(bijector).__name__}.')
         bijector.check_conditions(conditions)
-        conditions = bijector._condition_spec.pack(conditions)
+        conditions = bijector.condition_spec.pack(conditions)
         parameters = dict(locals())
         self._bijector = bijector
         self._conditions = conditions
-        self._has_edges = bijector._has_edges
+        self.has_edges = bijector.has_edges
         super().__init__(
             dtype=bijector.dtype, validate_args=validate_args,
             is_constant_jacobian=bijector.is_constant_jacobian,
@@ -421,14 +422,14 @@ class ConditionedBijector(one_pass.OnePassBijector):
         return {'conditions': tfp.util.ParameterProperties(
             event_ndims=lambda self, x_event_ndims: tf.nest.map_structure(
                 lambda rank: x_event_ndims + rank - 1,
-                self._bijector._condition_spec.event_ndims()))}
+                self._bijector.condition_spec.event_ndims()))}
 
-    def _run(self, direction, value, kwargs):
+    def one_pass(self, direction, value, kwargs):
         if kwargs:
             raise TypeError(f'{self.name!r} has its conditions already and takes no '
                             f'keyword arguments; got {sorted(kwargs)}.')
-        return self._bijector._run(direction, value,
-                                   {'conditions': self._conditions})
+        return self._bijector.one_pass(direction, value,
+                                       {'conditions': self._conditions})
 
     def _forward_event_shape(self, input_shape):
         return self._bijector.forward_event_shape(input_shape)

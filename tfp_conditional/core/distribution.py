@@ -392,9 +392,9 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
             'sample_and_log_prob': of_seed('sample_and_log_prob'),
             'log_prob': of_value(functools.partial(
                 self._compiled_density, 'log_prob'), output_size),
-            'forward': of_value(lambda *args: flow._compiled_pass(
+            'forward': of_value(lambda *args: flow.exact_pass(
                 FORWARD, *args)[0], size),
-            'inverse': of_value(lambda *args: flow._compiled_pass(
+            'inverse': of_value(lambda *args: flow.exact_pass(
                 INVERSE, *args)[0], output_size)}
 
     def _trackable_children(self, save_type='checkpoint', **kwargs):
@@ -433,8 +433,8 @@ class _EagerCall:
 
     def density(self, method, value):
         value, conditions = self._flow.check_pass(INVERSE, value, self._conditions)
-        return self._run('_compiled_density', value, [value.shape[-1]], conditions,
-                         (method,))
+        return self._compiled_call('_compiled_density', value, [value.shape[-1]],
+                                   conditions, (method,))
 
     def draw(self, method, sample_shape, seed):
         flow, batch = self._flow, self._dist._base_batch_shape
@@ -453,10 +453,10 @@ class _EagerCall:
         if seed is None:
             seed = _fresh_seed()
         numbers = tf.constant([*np.asarray(seed, np.int64).tolist(), *shape], tf.int32)
-        return self._run('_compiled_draw', numbers, numbers.shape, conditions,
-                         (method, sample_rank))
+        return self._compiled_call('_compiled_draw', numbers, numbers.shape,
+                                   conditions, (method, sample_rank))
 
-    def _run(self, method, first, event_shape, conditions, static):
+    def _compiled_call(self, method, first, event_shape, conditions, static):
         return self._dist._compiled(
             self._dist, method, [first, *tf.nest.flatten(conditions)],
             [event_shape, *self._flow.condition_shapes], static)
@@ -486,7 +486,7 @@ class _HotLoop:
             size = size if method == FORWARD else flow.forward_event_shape(size)
 
             def run(*arguments):
-                return flow._compiled_pass(method, *arguments)[0]
+                return flow.exact_pass(method, *arguments)[0]
         else:
             raise ValueError(
                 "`method` must be 'sample', 'sample_and_log_prob', 'log_prob', "

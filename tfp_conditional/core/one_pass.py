@@ -32,23 +32,46 @@ _NOTE = '_tfp_conditional_note'   # Where a tensor keeps the log-det of its pass
 class OnePassBijector(_tfp.Picklable, tfb.Bijector):
     """A bijector whose value and log-det come from one pass.
 
-    A subclass writes `_run(direction, value, kwargs)`, which returns the value
-    and the log-det of that direction, `([..., D'], [...])`, always afresh.
+    A subclass writes `one_pass`, which all methods of TFP's come down to.
 
     Two such bijectors are equal only if they are the same object: equal
     hyperparameters do not make equal variables.
     """
 
     # Whether events may lie outside of what it maps onto, its log-det then -inf.
-    _has_edges = False
+    has_edges = False
 
     def __init__(self, **kwargs):
         super().__init__(forward_min_event_ndims=1, **kwargs)
         self._compiled = compiled.CompiledMethods()
 
-    def _run(self, direction, value, kwargs):
+    def one_pass(self, direction, value, kwargs):
+        """The value and the log-det of a direction, always afresh.
+
+        Args:
+          direction: `FORWARD` or `INVERSE`.
+          value: `[..., D]`, as it came from the caller.
+          kwargs: `dict` of the keyword arguments of TFP's method.
+
+        Returns:
+          `[..., D']` and `[...]`.
+        """
         raise NotImplementedError(
-            f'{type(self).__name__} must implement `_run`.')
+            f'{type(self).__name__} must implement `one_pass`.')
+
+    def unchecked_pass(self, direction, value, conditions=None):
+        """`one_pass` on what was checked, for a chain to make one pass of many.
+
+        Args:
+          direction: `FORWARD` or `INVERSE`.
+          value: tensor `[..., D]`.
+          conditions: checked conditions, which unconditional bijectors ignore.
+
+        Returns:
+          The value, `[..., D']`, and the log-det, which broadcasts to `[...]`.
+        """
+        del conditions
+        return self.one_pass(direction, value, {})
 
     # TFP's four public methods. They are overridden, rather than the private
     # ones beneath them, because TFP's own go through its cache.
@@ -56,13 +79,13 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
     @tf.autograph.experimental.do_not_convert
     def forward(self, x, name='forward', **kwargs):
         """Returns `y = g(x)`; see the class for shapes."""
-        return self._ask(FORWARD, x, name, kwargs)[0]
+        return self._named_pass(FORWARD, x, name, kwargs)[0]
 
     @tf.autograph.experimental.do_not_convert
     def inverse(self, y, name='inverse', **kwargs):
         """Returns `x = g^-1(y)`; see the class for shapes."""
-        x, ildj = self._ask(INVERSE, y, name, kwargs)
-        if self._has_edges:    # Where there is no density there is no latent.
+        x, ildj = self._named_pass(INVERSE, y, name, kwargs)
+        if self.has_edges:    # Where there is no density there is no latent.
             x = tf.where(ildj[..., tf.newaxis] == -np.inf,
                          tf.constant(np.nan, x.dtype), x)
         if x is not y:
@@ -73,26 +96,26 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
     def forward_log_det_jacobian(self, x, event_ndims=None,
                                  name='forward_log_det_jacobian', **kwargs):
         """Returns `log |det dg(x)/dx|`, summed over all but the batch axes."""
-        return self._over_event(self._ask(FORWARD, x, name, kwargs)[1], event_ndims)
+        return self._over_event(self._named_pass(FORWARD, x, name, kwargs)[1], event_ndims)
 
     @tf.autograph.experimental.do_not_convert
     def inverse_log_det_jacobian(self, y, event_ndims=None,
                                  name='inverse_log_det_jacobian', **kwargs):
         """Returns `log |det dg^-1(y)/dy|`, summed over all but the batch axes."""
-        return self._over_event(self._ask(INVERSE, y, name, kwargs)[1], event_ndims)
+        return self._over_event(self._named_pass(INVERSE, y, name, kwargs)[1], event_ndims)
 
     @tf.autograph.experimental.do_not_convert
     def forward_and_log_det(self, x, event_ndims=None, name='forward_and_log_det',
                             **kwargs):
         """Returns `forward(x)` and `forward_log_det_jacobian(x)` from one pass."""
-        y, log_det = self._ask(FORWARD, x, name, kwargs)
+        y, log_det = self._named_pass(FORWARD, x, name, kwargs)
         return y, self._over_event(log_det, event_ndims)
 
     @tf.autograph.experimental.do_not_convert
     def inverse_and_log_det(self, y, event_ndims=None, name='inverse_and_log_det',
                             **kwargs):
         """Returns `inverse(y)` and `inverse_log_det_jacobian(y)` from one pass."""
-        x, log_det = self._ask(INVERSE, y, name, kwargs)
+        x, log_det = self._named_pass(INVERSE, y, name, kwargs)
         return x, self._over_event(log_det, event_ndims)
 
     def experimental_compute_density_correction(
@@ -123,9 +146,9 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
                 value, self, name=name, **kwargs)
         return super().__call__(value, name=name, **kwargs)
 
-    def _ask(self, direction, value, name, kwargs):
+    def _named_pass(self, direction, value, name, kwargs):
         with tf.name_scope(f'{self.name}/{name}'):
-            return self._run(direction, value, kwargs)
+            return self.one_pass(direction, value, kwargs)
 
     def _over_event(self, log_det, event_ndims):
         """Sums the log-det of vectors over the further axes of an event."""
@@ -145,16 +168,16 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
     # TFP's internal hooks, for code that calls them without the public ones.
 
     def _forward(self, x, **kwargs):
-        return self._run(FORWARD, x, kwargs)[0]
+        return self.one_pass(FORWARD, x, kwargs)[0]
 
     def _inverse(self, y, **kwargs):
-        return self._run(INVERSE, y, kwargs)[0]
+        return self.one_pass(INVERSE, y, kwargs)[0]
 
     def _forward_log_det_jacobian(self, x, **kwargs):
-        return self._run(FORWARD, x, kwargs)[1]
+        return self.one_pass(FORWARD, x, kwargs)[1]
 
     def _inverse_log_det_jacobian(self, y, **kwargs):
-        return self._run(INVERSE, y, kwargs)[1]
+        return self.one_pass(INVERSE, y, kwargs)[1]
 
     # Identity and copies.
 

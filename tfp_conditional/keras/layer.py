@@ -165,7 +165,7 @@ class FlowLayerMixin(FlowMethods):
                             f'{_METHODS[method] or "nothing else"}; got '
                             f'{"no" if value is None else "a"} `value`.')
         flow, base = self.flow, self._distribution.distribution
-        spec = flow._condition_spec
+        spec = flow.condition_spec
         conditions = spec.check(self._cast_conditions(conditions), flow.name)
         if value is not None:
             value = self._cast(value)
@@ -193,7 +193,7 @@ class FlowLayerMixin(FlowMethods):
 
     def _cast_conditions(self, conditions):
         leaves = tf.nest.flatten(conditions)
-        wanted = self.flow._condition_spec.leaves
+        wanted = self.flow.condition_spec.leaves
         if len(leaves) != len(wanted):
             return conditions       # which are refused by name
         return tf.nest.pack_sequence_as(conditions, [
