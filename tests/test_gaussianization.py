@@ -16,7 +16,7 @@ Y = np.stack([1e3 * RNG.exponential(size=2000), 5. + MIXTURE,
 
 
 def adapted(data=Y, dtype=tf.float64):
-    bijector = gaussianization.Gaussianization(data.shape[-1], dtype)
+    bijector = gaussianization.Gaussianization(data.shape[-1], dtype=dtype)
     bijector.adapt(data)
     return bijector
 
@@ -25,7 +25,7 @@ def gain(bijector, y):
     """Nats by which columns are likelier than under Gaussians of their moments."""
     parts = []
     for unit in range(y.shape[1]):
-        alone = gaussianization.Gaussianization(1, tf.float64)
+        alone = gaussianization.Gaussianization(1, dtype=tf.float64)
         for mine, theirs in zip(alone.variables, bijector.variables):
             mine.assign(tf.cast(theirs if theirs.shape.rank == 0 else
                                 theirs[..., unit:unit + 1], mine.dtype))
@@ -93,15 +93,22 @@ def test_odd_data_give_finite_maps_and_gradients(values, dtype):
 @pytest.mark.parametrize('dtype', [tf.float32, tf.float64], ids=['float32', 'float64'])
 def test_properties(dtype):
     # The grid that integrates is too coarse for a density of many pieces.
-    testing.check_bijector(adapted(Y[:, :2] / [1e3, 1.], dtype), event_size=2,
-                           skip=['normalisation'])
+    y = np.stack([MIXTURE, RNG.gumbel(size=2000)], axis=-1)
+    testing.check_bijector(adapted(y, dtype), event_size=2, skip=['normalisation'])
 
 
 def test_it_is_the_identity_until_it_adapts_and_adapts_once():
-    bijector = gaussianization.Gaussianization(4, tf.float64)
+    bijector = gaussianization.Gaussianization(4, dtype=tf.float64)
     np.testing.assert_array_equal(bijector.forward(Y), Y)
     assert not bijector.adapted
     bijector.adapt(Y)
     shape = bijector.shape.numpy()
     bijector.adapt(Y[::-1]**2)
     np.testing.assert_array_equal(bijector.shape, shape)
+
+
+def test_more_rows_than_it_is_to_look_at_are_left_to_networks():
+    for max_rows, found in [(1999, False), (2000, True)]:
+        bijector = gaussianization.Gaussianization(4, max_rows, tf.float64)
+        bijector.adapt(Y)
+        assert bijector.adapted and np.any(bijector.shape != 0.) == found

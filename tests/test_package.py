@@ -20,13 +20,14 @@ ORDER = {
     'transformers': ('transformer', 'affine', 'spline'),
     'networks': ('network', 'mlp', 'residual', 'made', 'custom', 'template'),
     'bijectors': ('settings', 'coupling', 'autoregressive', 'unconditional', 'mixing',
-                  'squash', 'bounds', 'tails', 'steps', 'adapt', 'chain', 'regression',
-                  'standardize', 'embedding', 'support'),
+                  'squash', 'bounds', 'tails', 'gaussianization', 'steps', 'adapt',
+                  'chain', 'regression', 'standardize', 'embedding', 'support'),
     'flows': ('real_nvp', 'masked_autoregressive', 'density'),
     'export': (),
     'fitting': ('fit',),
     'calibration': (), 'plot': (), 'testing': (),
     'keras': ('config', 'layer', 'model', 'tf_keras'),
+    'rl': ('spaces', 'features', 'actor', 'policy', 'replay', 'soft_actor_critic'),
 }
 PLACES = [(room, *module) for room, modules in ORDER.items()
           for module in [(), *zip(modules)]]
@@ -36,7 +37,7 @@ PUBLIC = {
     'ConditionalBijector', 'ConditionalChain', 'ConditionalCoupling',
     'ConditionalElementwise', 'ConditionalEmbedding',
     'ConditionalMaskedAutoregressiveFlow', 'ConditionalRealNVP',
-    'ConditionalTransformedDistribution', 'InvertibleLinear',
+    'ConditionalTransformedDistribution', 'Gaussianization', 'InvertibleLinear',
     'MLP', 'RationalQuadratic', 'ResidualNetwork', 'SoftBounds', 'Squash',
     'Standardized', 'Tails', 'Transformer',
     'conditional_density', 'conditional_real_nvp_template', 'exportable', 'fit',
@@ -73,10 +74,8 @@ def _imports(path):
     ids=lambda path: '.'.join(path.relative_to(ROOT).parts))
 def test_imports_point_one_way(path):
     names = path.relative_to(ROOT).with_suffix('').parts
-    if names[-1] == '__init__':
-        names = names[:-1]
-        # Of Keras, it is where the names of the room come together.
-        here = len(PLACES) if names == ('keras',) else PLACES.index(names)
+    if names[-1] == '__init__':   # Where the names of a room come together.
+        here = max(i for i, place in enumerate(PLACES) if place[0] == names[0]) + 1
     else:
         assert names in PLACES, f'add {".".join(names)} to ORDER'
         here = PLACES.index(names)

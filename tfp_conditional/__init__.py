@@ -7,6 +7,7 @@ from tfp_conditional.bijectors.chain import ConditionalChain
 from tfp_conditional.bijectors.coupling import ConditionalCoupling
 from tfp_conditional.bijectors.coupling import ConditionalElementwise
 from tfp_conditional.bijectors.embedding import ConditionalEmbedding
+from tfp_conditional.bijectors.gaussianization import Gaussianization
 from tfp_conditional.bijectors.mixing import ActNorm
 from tfp_conditional.bijectors.mixing import InvertibleLinear
 from tfp_conditional.bijectors.squash import Squash
@@ -43,6 +44,7 @@ __all__ = [
     'ConditionalMaskedAutoregressiveFlow',
     'ConditionalRealNVP',
     'ConditionalTransformedDistribution',
+    'Gaussianization',
     'InvertibleLinear',
     'MLP',
     'RationalQuadratic',

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfp_conditional.bijectors import unconditional
+from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core.one_pass import FORWARD
 from tfp_conditional.transformers import spline
 
@@ -32,7 +33,8 @@ class Gaussianization(unconditional.Adaptive):
     Gaussian (Chen & Gopinath 2000), in units where that makes rows that were left out
     likelier by more than 3 standard errors; elsewhere it stays the identity, as it does
     in less than 128 rows. Shapes that do not depend on the conditions, skewed, peaked
-    or of several modes, then need no network, and are right in few rows.
+    or of several modes, then need no network, and are right in few rows. Gradients
+    train p; they would learn the identity if that were better.
 
     #### Example
 
@@ -48,11 +50,14 @@ class Gaussianization(unconditional.Adaptive):
     ```
     """
 
-    def __init__(self, event_size, dtype=tf.float32, name='gaussianization'):
+    def __init__(self, event_size, max_rows=None, dtype=tf.float32,
+                 name='gaussianization'):
         """Constructs the layer; its variables exist on return.
 
         Args:
           event_size: `int` D >= 1.
+          max_rows: `int`, the most rows in which to look for shapes; in more it stays
+            the identity, for networks to learn them. `None`: any number.
           dtype: floating dtype.
           name: `str`.
 
@@ -63,9 +68,10 @@ class Gaussianization(unconditional.Adaptive):
         parameters = dict(locals())
         super().__init__(event_size, dtype, parameters, name,
                          is_constant_jacobian=False)
+        self._max_rows = max_rows and conditions_lib.positive_int(max_rows, 'max_rows')
         with tf.name_scope(self.name):
             self.loc, self.scale, self.shape = (
-                tf.Variable(initial, trainable=False, name=label)
+                tf.Variable(initial, trainable=label == 'shape', name=label)
                 for label, initial in [
                     ('loc', tf.zeros([self.event_size], self.dtype)),
                     ('scale', tf.ones([self.event_size], self.dtype)),
@@ -74,8 +80,11 @@ class Gaussianization(unconditional.Adaptive):
 
     def _learn(self, y):
         loc, scale = unconditional.moments(y, 'y', self.name)
+        rows = tf.reshape(y, [-1, self.event_size])
+        if self._max_rows is not None and len(rows) > self._max_rows:
+            return
         # Strided, for rows that are sorted.
-        rows = tf.reshape(y, [-1, self.event_size])[::-(-len(y) // MAX_ROWS)]
+        rows = rows[::-(-len(rows) // MAX_ROWS)]
         rows = (np.asarray(rows, np.float64) - loc) / scale
         width = max(1, MAX_NUMBERS // len(rows))
         shape = [find_shape(rows[:, i:i + width])

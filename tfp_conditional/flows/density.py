@@ -7,6 +7,7 @@ from tfp_conditional.bijectors import bounds
 from tfp_conditional.bijectors import chain
 from tfp_conditional.bijectors import coupling
 from tfp_conditional.bijectors import embedding as embedding_lib
+from tfp_conditional.bijectors import gaussianization
 from tfp_conditional.bijectors import standardize
 from tfp_conditional.bijectors import tails
 from tfp_conditional.core import conditions as conditions_lib
@@ -26,6 +27,10 @@ DEFAULTS = dict(
     transformer=spline.RationalQuadratic(min_bin_size=3e-4, min_derivative=1e-3),
     conditioner=residual.ResidualNetwork(64, 1, 'silu', 'concatenate',
                                          layer_norm=True))
+# In more rows networks learn shapes as well: of 10,000 simulations, two moons are better
+# off without `Gaussianization` by 0.01 nats, of 1000 with it by 0.04, and exponential
+# errors of 300 rows by 0.3.
+_SHAPE_ROWS = 3000
 # Of the elementwise layer. As wide as the others it costs two moons a tenth more.
 _ELEMENTWISE = residual.ResidualNetwork(32, 1, 'silu', 'concatenate', layer_norm=True)
 
@@ -40,8 +45,9 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
     whitened: see `Standardized(linear=True)`. What is regressed are the targets after
     an elementwise layer, which sees the edges and shapes of single targets where they
     are, not where residuals move them. Hard edges of the targets are found and made
-    smooth, heavy tails of residuals light: see `SoftBounds` and `Tails`. All learn from
-    the data that `fit` is given, so nothing need be scaled beforehand.
+    smooth, heavy tails of residuals light, and of few rows their shapes Gaussian: see
+    `SoftBounds`, `Tails` and `Gaussianization`. All learn from the data that `fit` is
+    given, so nothing need be scaled beforehand.
 
     ```python
     import numpy as np
@@ -90,10 +96,11 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
     sizes = inner_size, condition_size if embedding is None else embedding_size
     flow = real_nvp.ConditionalRealNVP(
         *sizes, dtype=dtype, seed=entropy, validate_args=validate_args, **settings)
-    # Heavy tails are those of residuals: conditions may explain those of targets.
-    flow = chain.ConditionalChain([tails.Tails(inner_size, dtype),
-                                   standardize.Standardized(flow)],
-                                  validate_args=validate_args)
+    # Tails and shapes are those of residuals: conditions may explain those of targets.
+    flow = chain.ConditionalChain([
+        tails.Tails(inner_size, dtype),
+        gaussianization.Gaussianization(inner_size, _SHAPE_ROWS, dtype),
+        standardize.Standardized(flow)], validate_args=validate_args)
     # What a network that is yet to be trained makes of conditions predicts nothing.
     if embedding is None:
         flow = standardize.Standardized(flow, linear=True)
