@@ -27,7 +27,8 @@ ORDER = {
     'fitting': ('fit',),
     'calibration': (), 'plot': (), 'testing': (),
     'keras': ('config', 'layer', 'model', 'tf_keras'),
-    'rl': ('spaces', 'features', 'actor', 'policy', 'replay', 'soft_actor_critic'),
+    'rl': ('spaces', 'features', 'actor', 'policy', 'replay', 'soft_actor_critic',
+           'environments', 'training', 'hierarchy'),
 }
 PLACES = [(room, *module) for room, modules in ORDER.items()
           for module in [(), *zip(modules)]]

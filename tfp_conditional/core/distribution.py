@@ -466,8 +466,7 @@ class _HotLoop:
     """What `compiled` returns."""
 
     def __init__(self, dist, method, batch_shape, frozen, seed, jit_compile):
-        self._rng = np.random.default_rng(np.abs(
-            _fresh_seed() if seed is None else _stateless(seed)))
+        self.reseed(seed)
         self._draws = method in ('sample', 'sample_and_log_prob')
         flow, base_batch = dist.bijector, dist._base_batch_shape
         shapes = ([], batch_shape) if base_batch.rank else (batch_shape, [])
@@ -511,6 +510,12 @@ class _HotLoop:
                     traced.structured_outputs, constant(*arguments))
         self._function = compile_(run, jit_compile)
         self(*[np.zeros(spec.shape, spec.dtype.as_numpy_dtype) for spec in specs])
+        self.reseed(seed)    # That call drew.
+
+    def reseed(self, seed=None):
+        """Begins the sequence of samples anew; see `compiled` for `seed`."""
+        self._rng = np.random.default_rng(np.abs(
+            _fresh_seed() if seed is None else _stateless(seed)))
 
     def __call__(self, *arguments):
         """Returns what the method does, as NumPy arrays."""

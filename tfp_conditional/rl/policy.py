@@ -219,8 +219,14 @@ class Policy(_tfp.Picklable, tf.Module):
             if len(self._held) >= _HELD:
                 return None
             run = self._held[method, batch] = self.distribution.compiled(
-                method, batch, seed=self._held.seed + len(self._held))
+                method, batch, seed=self._held.seed_for(batch))
         return leaves, batch, run
+
+    def reseed(self, seed):
+        """Begins the noise of `act` anew, from an `int`."""
+        self._held.seed = seed % 2**31
+        for (_, batch), run in self._held.items():
+            run.reseed(self._held.seed_for(batch))
 
     # What is watched, normalised and saved.
 
@@ -478,6 +484,10 @@ class _Held(dict):
     def __init__(self, seed):
         super().__init__()
         self.seed = seed % 2**31
+
+    def seed_for(self, batch):
+        """That for observations of a batch shape, whichever came first."""
+        return self.seed + int(np.prod(batch))
 
     def __deepcopy__(self, memo):
         return _Held(self.seed)

@@ -106,14 +106,17 @@ class ReplayBuffer:
         os.replace(f'{path}.part', path)
 
     def load(self, path):
-        """Takes over what `save` of a buffer of the same capacity wrote."""
+        """Takes over what `save` wrote: of a buffer of the same capacity, or not full."""
         with np.load(path) as file:
             meta = json.loads(str(file['meta']))
             arrays = [file[f'array_{i}'] for i in range(len(file.files) - 1)]
-        if meta['capacity'] != self.capacity or [a.shape[1:] for a in arrays] != [
+        is_whole = meta['capacity'] == self.capacity or meta['count'] <= min(
+            self.capacity, meta['capacity'])
+        if not is_whole or [a.shape[1:] for a in arrays] != [
                 a.shape[1:] for a in self._arrays]:
             raise ValueError(
-                f'{path!r} is of a buffer of capacity {meta["capacity"]} and arrays '
+                f'{path!r} is of {meta["count"]} transitions in a buffer of capacity '
+                f'{meta["capacity"]} and arrays '
                 f'{[a.shape[1:] for a in arrays]}; this one has {self.capacity} and '
                 f'{[a.shape[1:] for a in self._arrays]}.')
         for mine, theirs in zip(self._arrays, arrays):
