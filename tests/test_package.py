@@ -25,7 +25,8 @@ ORDER = {
     'flows': ('real_nvp', 'masked_autoregressive', 'density'),
     'export': (),
     'fitting': ('fit',),
-    'calibration': (), 'plot': (), 'testing': (),
+    'calibration': (), 'plot': (),
+    'testing': ('subject', 'check', 'values', 'state', 'densities', 'checks', 'strategies'),
     'keras': ('config', 'layer', 'model', 'tf_keras'),
 }
 PLACES = [(room, *module) for room, modules in ORDER.items()
@@ -74,9 +75,8 @@ def _imports(path):
 def test_imports_point_one_way(path):
     names = path.relative_to(ROOT).with_suffix('').parts
     if names[-1] == '__init__':
-        names = names[:-1]
-        # Of Keras, it is where the names of the room come together.
-        here = len(PLACES) if names == ('keras',) else PLACES.index(names)
+        # It is where the names of the room come together, after all of its modules.
+        here = PLACES.index(names[:-1]) + 1 + len(ORDER[names[0]])
     else:
         assert names in PLACES, f'add {".".join(names)} to ORDER'
         here = PLACES.index(names)
