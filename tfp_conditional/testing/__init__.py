@@ -3,8 +3,8 @@
 `check_bijector` runs all of them, on a conditional or an ordinary `tfb.Bijector`
 of vectors; each is also a function of its own, and fails by an `AssertionError`
 that names what differs and by how much. Beside them stand `hypothesis`
-strategies, which draw sizes, shapes, conditions and perturbed flows. Only this
-module needs hypothesis, and `import tfp_conditional` does not import it.
+strategies, which draw sizes, shapes, conditions and perturbed flows. It needs
+hypothesis and SciPy; `import tfp_conditional` does not import it.
 
 ```python
 import tfp_conditional as tfpc

@@ -4,6 +4,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+try:
+    from scipy import stats
+except ImportError as error:
+    raise ImportError('`tfp_conditional.testing` needs SciPy: pip install '
+                      "'tfp_conditional[testing]'.") from error
+
 from tfp_conditional.testing.check import check
 from tfp_conditional.testing.subject import brief
 from tfp_conditional.testing.subject import map_parts
@@ -37,15 +43,15 @@ def check_sample_log_prob(s):
     if s.own_batch or s.event_size > 3:
         return   # Rows of differing densities, or too few weights that count.
     c = s.c([])
-    samples = s.sample(distribution, c, [4000]).numpy().astype(np.float64)
+    samples = _many_samples(s, distribution, c)
     if samples.shape[-1] != s.event_size:
         return
-    proposal = _StudentT(samples)
-    points, log_q = proposal.sample(20000, s.rng)
+    proposal = _wide_proposal(samples)
+    points = proposal.rvs(20000, random_state=s.rng).reshape([-1, s.event_size])
+    log_q = proposal.logpdf(points)
     inside = np.all((points > s.support[0]) & (points < s.support[1]), -1)
     weights = np.zeros(len(points))
-    weights[inside] = np.exp(np.asarray(s.log_prob(
-        distribution, tf.constant(points[inside], s.dtype), c), np.float64)
+    weights[inside] = np.exp(_log_prob(s, distribution, points[inside], c)
                              - log_q[inside])
     if not np.isfinite(weights).all():
         raise AssertionError('Densities are not finite for '
@@ -58,31 +64,30 @@ def check_sample_log_prob(s):
             'do not belong together.')
 
 
-class _StudentT:
+def _wide_proposal(samples):
     """A multivariate t distribution, fitted to samples and a bit wider."""
+    covariance = np.atleast_2d(np.cov(samples.T))
+    size = len(covariance)
+    return stats.multivariate_t(
+        samples.mean(0), 1.2 * covariance + 1e-9 * np.trace(covariance) * np.eye(size),
+        df=4)
 
-    dof = 4.
 
-    def __init__(self, samples):
-        size = samples.shape[-1]
-        self.mean = samples.mean(0)
-        covariance = np.atleast_2d(np.cov(samples.T))
-        self.scale = np.linalg.cholesky(
-            1.2 * covariance + 1e-9 * np.trace(covariance) * np.eye(size))
+def _many_samples(s, distribution, c, count=4000):
+    """Samples `[count, D']` in float64 for one condition."""
+    return s.sample(distribution, _repeated(c, count), [count]).numpy().astype(
+        np.float64)
 
-    def sample(self, count, rng):
-        """Returns points `[count, D]` and their log-densities `[count]`."""
-        size = len(self.mean)
-        normal = rng.normal(size=[count, size])
-        chi = rng.chisquare(self.dof, size=[count, 1])
-        t = normal * np.sqrt(self.dof / chi)
-        log_gamma = lambda z: float(tf.math.lgamma(tf.constant(z, tf.float64)))
-        constant = (log_gamma((self.dof + size) / 2) - log_gamma(self.dof / 2)
-                    - size / 2 * np.log(self.dof * np.pi)
-                    - np.log(np.diag(self.scale)).sum())
-        log_q = constant - (self.dof + size) / 2 * np.log1p(
-            (t ** 2).sum(-1) / self.dof)
-        return self.mean + t @ self.scale.T, log_q
+
+def _log_prob(s, distribution, points, c):
+    """Log-densities `[N]` of points `[N, D]`, in float64, for one condition."""
+    return np.asarray(s.log_prob(distribution, tf.constant(points, s.dtype),
+                                 _repeated(c, len(points))), np.float64)
+
+
+def _repeated(c, count):
+    # Of the ranks of other checks, for which the bijector may be compiled already.
+    return map_parts(lambda leaf: tf.repeat(leaf[tf.newaxis], count, axis=0), c)
 
 
 @check
@@ -91,15 +96,14 @@ def check_normalisation(s):
     if s.event_size > 2 or s.own_batch:
         return 'for event_size <= 2 and no batch shape'
     distribution, c = s.distribution(), s.c([])
-    samples = s.sample(distribution, c, [4000]).numpy().astype(np.float64)
+    samples = _many_samples(s, distribution, c)
     if samples.shape[-1] != s.event_size:
         return 'y has another size than x'
     axes, spacings = zip(*(_grid(column, s, {1: 8000, 2: 500}[s.event_size])
                            for column in samples.T))
     points, spacings = (np.stack(np.meshgrid(*part, indexing='ij'), -1).reshape(
         [-1, s.event_size]) for part in (axes, spacings))
-    density = np.exp(np.asarray(s.log_prob(
-        distribution, tf.constant(points, s.dtype), c), np.float64))
+    density = np.exp(_log_prob(s, distribution, points, c))
     integral = (density * spacings.prod(-1)).sum()
     if not abs(integral - 1) < 1e-3:
         raise AssertionError(f'The density integrates to {integral:.5g}, not to 1.')

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfp_conditional.testing.check import check
 from tfp_conditional.testing.subject import brief
 from tfp_conditional.testing.subject import map_parts
+from tfp_conditional.testing.subject import op_by_op
 
 
 @check
@@ -169,6 +170,8 @@ def check_checkpoint(s):
     second = copy.copy(s)
     second.bijector = other
     second.__dict__.pop('variables', None)
+    # Found op by op: nobody needs the gradients of its compiled functions.
+    op_by_op(lambda: second.variables)
     if not s.factory:
         s.all_close(second.answers(x, y, c), expected, 'of the deep copy',
                     'that of the original', rtol=0.)
@@ -177,9 +180,12 @@ def check_checkpoint(s):
         raise AssertionError(f'The other bijector computes with {len(shared)} of '
                              'the variables of the first.')
     second.move()
-    if all(np.array_equal(value, expected[name]) for name, value in second.answers(
-            *map(tf.identity, (x, y)), c).items()):
+    moved = second.answers(*map(tf.identity, (x, y)), c)
+    if all(np.array_equal(value, expected[name]) for name, value in moved.items()):
         raise AssertionError('The other bijector is not affected by its variables.')
+    s.all_close(moved, op_by_op(second.answers, *map(tf.identity, (x, y)), c),
+                'of the other after assigning to its variables', 'that op by op',
+                rtol=10 * s.rtol)
     s.all_close(s.answers(*map(tf.identity, (x, y)), c), expected,
                 'of the first after assigning to the variables of the other',
                 'that before', rtol=0.)

@@ -131,7 +131,15 @@ class Subject:
     def ildj(self, y, c):
         return self.bijector.inverse_log_det_jacobian(y, 1, **self.kwargs(c))
 
-    def answers(self, x, y, c):
+    def answers(self, x, y, c, one_pass=False):
+        """What the four methods say; with `one_pass`, by two passes if it can."""
+        if one_pass and hasattr(self.bijector, 'forward_and_log_det'):
+            kwargs = self.kwargs(c)
+            value, fldj = self.bijector.forward_and_log_det(x, 1, **kwargs)
+            back, ildj = self.bijector.inverse_and_log_det(y, 1, **kwargs)
+            return {'forward': value, 'inverse': back,
+                    'forward_log_det_jacobian': fldj,
+                    'inverse_log_det_jacobian': ildj}
         return {'forward': self.forward(x, c), 'inverse': self.inverse(y, c),
                 'forward_log_det_jacobian': self.fldj(x, c),
                 'inverse_log_det_jacobian': self.ildj(y, c)}
@@ -256,6 +264,16 @@ def map_parts(function, conditions):
 def brief(value):
     text = ' '.join(str(value).split())
     return text if len(text) < 300 else text[:300] + ' ...'
+
+
+def op_by_op(function, *args):
+    """`function(*args)`, of which no part runs as a compiled function."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        return function(*args)
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def or_refused(ask, value, c):

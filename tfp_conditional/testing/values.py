@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfp_conditional.testing.check import check
 from tfp_conditional.testing.subject import brief
 from tfp_conditional.testing.subject import map_parts
+from tfp_conditional.testing.subject import op_by_op
 from tfp_conditional.testing.subject import or_refused
 from tfp_conditional.testing.subject import scalar
 
@@ -53,12 +54,16 @@ def check_log_det(s):
 
 def _jacobian(function, value):
     """`[..., D', D]`, where the rows of a batch do not depend on each other."""
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(value)
-        result = function(tf.identity(value))
-        units = tf.unstack(result, axis=-1)
-    return np.stack([tape.gradient(unit, value, unconnected_gradients='zero')
-                     for unit in units], axis=-2)
+    # A tape for each unit: for a persistent one TensorFlow traces the gradients of
+    # gradients of every compiled function too.
+    rows, units = [], None
+    while units is None or len(rows) < len(units):
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            units = tf.unstack(function(tf.identity(value)), axis=-1)
+        rows.append(tape.gradient(units[len(rows)], value,
+                                  unconnected_gradients='zero'))
+    return np.stack(rows, axis=-2)
 
 
 @check
@@ -231,7 +236,9 @@ def _check_dtypes(s, results):
 def check_modes_agree(s):
     """Eager, run op by op, `tf.function` with unknown batch size, and XLA agree.
 
-    In values, log-dets and gradients.
+    In values, log-dets and gradients. Of a bijector that gives both from one pass,
+    by `forward_and_log_det`, they are compared for that pass; eagerly, its four
+    methods answer.
     """
     x, y, c = s.x_y_c()
     tensors = [x, y, *(tf.nest.flatten(c) if s.conditional else [])]
@@ -240,8 +247,9 @@ def check_modes_agree(s):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([*tensors, *s.variables])
             x, y, *leaves = tensors
-            results = s.answers(x, y, tf.nest.pack_sequence_as(
-                s.condition_size, leaves) if s.conditional else None)
+            c = (tf.nest.pack_sequence_as(s.condition_size, leaves)
+                 if s.conditional else None)
+            results = s.answers(x, y, c, one_pass=not tf.executing_eagerly())
             objective = tf.add_n([scalar(value) for value in results.values()])
         gradients = tape.gradient(objective, [*tensors, *s.variables])
         results.update({f'gradient {i}': tf.convert_to_tensor(gradient)
@@ -252,22 +260,15 @@ def check_modes_agree(s):
     expected = run(*tensors)
     signature = [tf.TensorSpec([None] * (t.shape.rank - 1) + [t.shape[-1]], t.dtype)
                  for t in tensors]
-    modes = {'in tf.function with unknown batch size':
-             lambda: tf.function(run, signature, autograph=False)(*tensors),
-             'under XLA (jit_compile=True)':
-             lambda: tf.function(run, signature, autograph=False,
-                                 jit_compile=True)(*tensors),
-             'op by op (run_functions_eagerly)': lambda: _op_by_op(run, tensors)}
+    graph = tf.function(run, signature, autograph=False)
+    # XLA compiles what was traced for the other mode: tracing takes as long.
+    modes = {'in tf.function with unknown batch size': lambda: graph(*tensors),
+             'under XLA (jit_compile=True)': lambda: tf.function(
+                 lambda *tensors: graph(*tensors), signature, autograph=False,
+                 jit_compile=True)(*tensors),
+             'op by op (run_functions_eagerly)':
+             lambda: op_by_op(run, *map(tf.identity, tensors))}
     for mode, compute in modes.items():
         # XLA rounds otherwise, and gradients sum up many terms.
         s.all_close(compute(), expected, mode, 'that in eager mode',
                     rtol=10 * s.rtol)
-
-
-def _op_by_op(function, tensors):
-    before = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        return function(*map(tf.identity, tensors))
-    finally:
-        tf.config.run_functions_eagerly(before)
