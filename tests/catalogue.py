@@ -20,7 +20,7 @@ Entry = collections.namedtuple('Entry', 'factory options fails skip')
 CATALOGUE = {}
 
 
-@functools.cache
+@functools.lru_cache(4)   # Traced functions of all at once would fill gigabytes.
 def get(name):
     """The bijector of that name, made (and traced) once for all checks."""
     return CATALOGUE[name].factory()

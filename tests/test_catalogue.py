@@ -16,7 +16,7 @@ COMPILED = {
     'coupling_ends_free', 'coupling_own_transformer', 'coupling_own_conditioner',
     'coupling_spline_float32', 'elementwise_d3_float32', 'own_bijector',
     'chain_permute_shift', 'chain_tanh', 'chain_nested', 'given_batch', 'invert',
-    'real_nvp_spline', 'real_nvp_linear_act_norm', 'real_nvp_residual_film_norm',
+    'real_nvp_linear_act_norm', 'real_nvp_residual_film_norm',
     'masked_autoregressive_flow', 'embedding', 'density'}
 
 # A bijector is traced once in each process: its checks keep to one.

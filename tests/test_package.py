@@ -25,7 +25,9 @@ ORDER = {
     'flows': ('real_nvp', 'masked_autoregressive', 'density'),
     'export': (),
     'fitting': ('fit',),
-    'calibration': (), 'plot': (), 'testing': (),
+    'calibration': (), 'plot': (),
+    'testing': ('subject', 'check', 'values', 'state', 'densities', 'checks',
+                'strategies'),
     'keras': ('config', 'layer', 'model', 'tf_keras'),
     'rl': ('spaces', 'features', 'actor', 'policy', 'replay', 'soft_actor_critic',
            'environments', 'training', 'hierarchy'),
@@ -75,8 +77,9 @@ def _imports(path):
     ids=lambda path: '.'.join(path.relative_to(ROOT).parts))
 def test_imports_point_one_way(path):
     names = path.relative_to(ROOT).with_suffix('').parts
-    if names[-1] == '__init__':   # Where the names of a room come together.
-        here = max(i for i, place in enumerate(PLACES) if place[0] == names[0]) + 1
+    if names[-1] == '__init__':
+        # It is where the names of the room come together, after all of its modules.
+        here = PLACES.index(names[:-1]) + 1 + len(ORDER[names[0]])
     else:
         assert names in PLACES, f'add {".".join(names)} to ORDER'
         here = PLACES.index(names)

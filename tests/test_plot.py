@@ -218,7 +218,7 @@ def test_bins_divide_the_ranks_where_they_can(num_rows, num_ranks, expected, ax)
 
 def test_coverage_curves_over_the_band():
     levels = {'HPD': RNG.uniform(size=200), 'TARP': RNG.beta(2, 1, size=200)}
-    ax = plot.coverage(levels, level=0.9)
+    ax = plot.coverage(levels, band_probability=0.9)
     diagonal, *curves = ax.lines
     assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]]
     for line, part in zip(curves, levels.values()):

@@ -13,7 +13,7 @@ tarp                           |y - r|, r at random   any error, if r may depend
 `uniformity_test` gives a p-value, `coverage_curve` and `coverage_band` a picture of
 it (see `tfp_conditional.plot`), and `classifier_two_sample_test` compares samples
 with samples where there are true ones. This module is not imported by
-`import tfp_conditional`; the last function needs scikit-learn, the others NumPy.
+`import tfp_conditional`; it needs SciPy, and its last function scikit-learn too.
 
 ```python
 import numpy as np
@@ -39,6 +39,12 @@ import contextlib
 
 import numpy as np
 import tensorflow as tf
+
+try:
+    from scipy import stats
+except ImportError as error:
+    raise ImportError('`tfp_conditional.calibration` needs SciPy: pip install '
+                      "'tfp_conditional[calibration]'.") from error
 
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
@@ -199,7 +205,7 @@ def tarp(dist, targets, conditions, num_samples=999, references=None, seed=None,
     if references.shape != y.shape:
         raise ValueError('`references` must have the shape of `targets`, '
                          f'{list(y.shape)}; got {references.shape.as_list()}.')
-    _check_finite(references, 'references')
+    check_finite(references, 'references')
     ranks = _ranks(dist, targets, conditions, num_samples, seed, verbose,
                    lambda y, _, r: tf.reduce_sum(((y - r) / scale)**2, -1,
                                                  keepdims=True),
@@ -214,8 +220,7 @@ def uniformity_test(levels, num_samples=None, seed=0):
     distance = max over a of |#{n : levels[n] <= a} / N - a|
     ```
 
-    The p-value is that of the limit of large N at an argument with the correction
-    of Vrbik (2018), right to 0.003 from N = 10 on.
+    The p-value is exact; it is that of `scipy.stats.kstest`.
 
     ```python
     import numpy as np
@@ -245,16 +250,8 @@ def uniformity_test(levels, num_samples=None, seed=0):
         levels = _levels(check_ranks(levels, num_samples), num_samples, seed)
     if len(levels) < 10:
         raise ValueError(f'`levels` must have at least 10 rows; got {len(levels)}.')
-    ordered, n = np.sort(levels, axis=0), len(levels)
-    steps = np.arange(n + 1).reshape([-1] + [1] * (levels.ndim - 1)) / n
-    distance = np.maximum(np.max(steps[1:] - ordered, axis=0),
-                          np.max(ordered - steps[:-1], axis=0))
-    x = np.sqrt(n) * distance
-    x = x + 1 / (6 * np.sqrt(n)) + (x - 1) / (4 * n)
-    k = np.arange(1, 101).reshape([-1] + [1] * x.ndim)
-    p_value = 2 * np.sum((-1.)**(k - 1) * np.exp(-2 * k**2 * x**2), axis=0)
-    # The series is slow where p is 1 to 12 digits.
-    return distance, np.where(x < 0.2, 1., np.clip(p_value, 0., 1.))
+    result = stats.kstest(levels, 'uniform', method='exact', axis=0)
+    return result.statistic, result.pvalue
 
 
 def coverage_curve(levels, num_points=101):
@@ -281,14 +278,14 @@ def coverage_curve(levels, num_points=101):
     return alphas, np.searchsorted(levels, alphas, side='right') / len(levels)
 
 
-def coverage_band(num_rows, level=0.95, simultaneous=True, num_points=101):
+def coverage_band(num_rows, band_probability=0.95, simultaneous=True, num_points=101):
     """Where the coverage curve of uniform levels lies.
 
     The number of N levels up to alpha is Binomial(N, alpha). Pointwise, the band is
-    the central interval of that, exactly: at most (1 - level) / 2 is beyond either
-    side. Simultaneous, the tail is so much smaller that whole curves stay inside
-    with probability `level`, found from 10,000 simulated ones (Sailynoja et al.
-    2022, https://arxiv.org/abs/2103.10522).
+    the central interval of that, exactly: at most (1 - band_probability) / 2 is
+    beyond either side. Simultaneous, the tail is so much smaller that whole curves
+    stay inside with that probability, found from 10,000 simulated ones (Sailynoja
+    et al. 2022, https://arxiv.org/abs/2103.10522).
 
     ```python
     import numpy as np
@@ -303,8 +300,8 @@ def coverage_band(num_rows, level=0.95, simultaneous=True, num_points=101):
 
     Args:
       num_rows: `int` N.
-      level: probability, in (0, 1).
-      simultaneous: `bool`, whether it is that of the whole curve.
+      band_probability: in (0, 1), how often the band holds what is calibrated.
+      simultaneous: `bool`, whether that is the whole curve, not each of its points.
       num_points: `int` K >= 2.
 
     Returns:
@@ -312,13 +309,13 @@ def coverage_band(num_rows, level=0.95, simultaneous=True, num_points=101):
     """
     points = conditions_lib.positive_int(num_points, 'num_points', least=2)
     alphas = np.linspace(0, 1, points)
-    lower, upper = _band(num_rows, np.full(points - 1, 1 / (points - 1)), level,
-                         simultaneous, cumulative=True)
+    lower, upper = _band(num_rows, np.full(points - 1, 1 / (points - 1)),
+                         band_probability, simultaneous, cumulative=True)
     return (alphas, np.r_[0, lower, num_rows] / num_rows,
             np.r_[0, upper, num_rows] / num_rows)
 
 
-def histogram_band(num_rows, num_samples, num_bins=20, level=0.95,
+def histogram_band(num_rows, num_samples, num_bins=20, band_probability=0.95,
                    simultaneous=True):
     """Where the counts of a histogram of uniform ranks lie.
 
@@ -337,7 +334,7 @@ def histogram_band(num_rows, num_samples, num_bins=20, level=0.95,
       num_samples: `int` L; ranks go from 0 to L.
       num_bins: `int` B, at most L + 1. Where B does not divide L + 1, some bins
         are one rank wider, and their band higher.
-      level, simultaneous: as in `coverage_band`.
+      band_probability, simultaneous: as in `coverage_band`.
 
     Returns:
       `edges` `[B + 1]`, for `np.histogram` of ranks; `lower` and `upper` `[B]`,
@@ -345,7 +342,8 @@ def histogram_band(num_rows, num_samples, num_bins=20, level=0.95,
     """
     edges = _rank_edges(num_samples, num_bins)
     widths = np.diff(edges)
-    return (edges, *_band(num_rows, widths / widths.sum(), level, simultaneous))
+    return (edges, *_band(num_rows, widths / widths.sum(), band_probability,
+                          simultaneous))
 
 
 def classifier_two_sample_test(x, y, num_folds=5, seed=0):
@@ -384,8 +382,8 @@ def classifier_two_sample_test(x, y, num_folds=5, seed=0):
     if len(x) < 2 * num_folds:
         raise ValueError(f'`x` and `y` must have at least {2 * num_folds} rows, two '
                          f'a fold; got {len(x)}.')
-    _check_finite(x, 'x')
-    _check_finite(y, 'y')
+    check_finite(x, 'x')
+    check_finite(y, 'y')
     mean, std = x.mean(0), x.std(0, ddof=1)
     std[std == 0] = 1.
     data = (np.concatenate([x, y]) - mean) / std
@@ -456,38 +454,29 @@ def _levels(ranks, num_samples, seed):
     return (ranks + rng.uniform(size=ranks.shape)) / (num_samples + 1)
 
 
-def _band(num_rows, probs, level, simultaneous, cumulative=False):
+def _band(num_rows, probs, band_probability, simultaneous, cumulative=False):
     """Least and greatest counts `[K]`; cumulative: without the last, `[K - 1]`."""
     n = conditions_lib.positive_int(num_rows, 'num_rows')
-    if not 0 < level < 1:
-        raise ValueError(f'`level` must be in (0, 1); got {level}.')
+    if not 0 < band_probability < 1:
+        raise ValueError('`band_probability` must be in (0, 1); got '
+                         f'{band_probability}.')
     each = np.cumsum(probs)[:-1] if cumulative else probs
-    counts = np.arange(n + 1)
-    log_factorials = np.r_[0, np.cumsum(np.log(counts[1:]))]
-    log_choose = log_factorials[-1] - log_factorials - log_factorials[::-1]
-
-    def tails(p):   # P(count <= k) and P(count >= k) for every k.
-        with np.errstate(divide='ignore', invalid='ignore'):
-            mass = np.exp(log_choose + counts * np.log(p)
-                          + (n - counts) * np.log1p(-p)) if p < 1 else counts == n
-        return np.cumsum(mass), np.cumsum(mass[::-1])[::-1]
-
-    tail = (1 - level) / 2
+    tail = (1 - band_probability) / 2
     if simultaneous and len(each):
         simulated = np.random.default_rng(0).multinomial(n, probs, _SIMULATIONS)
         if cumulative:
             simulated = np.cumsum(simulated, axis=1)[:, :-1]
         least = np.ones(_SIMULATIONS)
         for p, column in zip(each, simulated.T):
-            left, right = tails(p)
-            least = np.minimum(least, np.minimum(left[column], right[column]))
-        tail = np.quantile(least, 1 - level, method='lower')
-    lower, upper = [], []
-    for p in each:
-        left, right = tails(p)
-        lower.append(np.sum(left < tail))
-        upper.append(np.sum(right >= tail) - 1)
-    return np.array(lower, np.int64), np.array(upper, np.int64)
+            counts, index = np.unique(column, return_inverse=True)
+            tails = np.minimum(stats.binom.cdf(counts, n, p),
+                               stats.binom.sf(counts - 1, n, p))
+            least = np.minimum(least, tails[index])
+        tail = np.quantile(least, 1 - band_probability, method='lower')
+    # It may be the tail of a count, which rounding must not leave outside.
+    tail *= 1 - 1e-9
+    lower, upper = stats.binom.ppf(tail, n, each), stats.binom.isf(tail, n, each)
+    return lower.astype(np.int64), upper.astype(np.int64)
 
 
 def _rank_edges(num_samples, num_bins):
@@ -519,7 +508,8 @@ def _checked(dist, targets, conditions):
     return targets, conditions
 
 
-def _check_finite(x, label):
+def check_finite(x, label):
+    """Raises where rows of an array, its last axis, are not finite."""
     good = np.isfinite(np.asarray(x, np.float64)).all(-1)
     if not good.all():
         raise ValueError(f'`{label}` must be finite; {np.sum(~good)} of {len(good)} '
@@ -539,6 +529,7 @@ def _check_levels(levels, ranks=(1, 2)):
 
 
 def check_ranks(ranks, num_samples):
+    """Ranks as an array `[N]` or `[N, K]` of integers from 0 to L, or an error."""
     ranks = np.asarray(ranks)
     conditions_lib.positive_int(num_samples, 'num_samples')
     if not np.issubdtype(ranks.dtype, np.integer):

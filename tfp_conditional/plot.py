@@ -155,8 +155,7 @@ def corner(samples, truth=None, labels=None, num_bins=40, limits=None):
         if part.ndim != 2 or part.shape[1:] != size or len(part) < 2 or not size[0]:
             raise ValueError('`samples` must have shape [n, D], n >= 2, with one D; '
                              f'got {list(part.shape)} for {name!r}.')
-        if not np.isfinite(part).all():
-            raise ValueError(f'`samples` must be finite; those of {name!r} are not.')
+        calibration.check_finite(part, f'samples[{name!r}]' if name else 'samples')
     size = size[0]
     truth, names = _vector(truth, size, 'truth'), _labels(labels, size)
     conditions_lib.positive_int(num_bins, 'num_bins', least=2)
@@ -188,19 +187,19 @@ def corner(samples, truth=None, labels=None, num_bins=40, limits=None):
     return figure
 
 
-def rank_histogram(ranks, num_samples, num_bins=None, level=0.95, labels=None,
-                   ax=None):
+def rank_histogram(ranks, num_samples, num_bins=None, band_probability=0.95,
+                   labels=None, ax=None):
     """Draws how often ranks occur, over the band for calibrated ones.
 
-    The band is simultaneous: of calibrated histograms, a fraction `level` lies in
-    it in all bins of a panel.
+    The band is simultaneous: of calibrated histograms, a fraction
+    `band_probability` lies in it in all bins of a panel.
 
     Args:
       ranks: integers `[N]`, or `[N, K]` for K panels, of
         `tfp_conditional.calibration.simulation_based_calibration`.
       num_samples: `int` L; ranks go from 0 to L.
       num_bins: `int`; default up to 20, of one width where possible.
-      level: probability of the band.
+      band_probability: how often the band holds what is calibrated.
       labels: titles of the panels, K of them.
       ax: axes, K of them for `[N, K]`; default new ones in a row.
 
@@ -215,7 +214,7 @@ def rank_histogram(ranks, num_samples, num_bins=None, level=0.95, labels=None,
     if num_bins is None:
         num_bins = _num_bins(len(ranks), num_samples + 1)
     edges, lower, upper = calibration.histogram_band(
-        len(ranks), num_samples, num_bins, level)
+        len(ranks), num_samples, num_bins, band_probability)
     if ax is None:
         _, ax = plt.subplots(
             1, len(columns), sharey=True, squeeze=False, layout='constrained',
@@ -235,7 +234,7 @@ def rank_histogram(ranks, num_samples, num_bins=None, level=0.95, labels=None,
     for panel, heights, name in zip(axes, counts, names):
         panel.fill_between(edges, _steps(lower), _steps(upper), step='post',
                            color=BAND, linewidth=0,
-                           label=f'{100 * level:g} % if calibrated')
+                           label=f'{100 * band_probability:g} % if calibrated')
         panel.stairs(expected, edges, color=GUIDE, linewidth=0.8, baseline=None)
         panel.stairs(heights, edges, color=BLUE, linewidth=1.5, baseline=None,
                      label='ranks')
@@ -246,12 +245,12 @@ def rank_histogram(ranks, num_samples, num_bins=None, level=0.95, labels=None,
     return axes[0] if ranks.ndim == 1 else axes
 
 
-def coverage(levels, level=0.95, ax=None):
+def coverage(levels, band_probability=0.95, ax=None):
     """Draws coverage curves, over the band for calibrated ones.
 
     Below the diagonal, highest-density regions are too small: over-confident. The
-    band is simultaneous: of calibrated curves, a fraction `level` lies in it from
-    end to end.
+    band is simultaneous: of calibrated curves, a fraction `band_probability` lies in
+    it from end to end.
 
     ```python
     import matplotlib
@@ -269,7 +268,7 @@ def coverage(levels, level=0.95, ax=None):
     Args:
       levels: `[N]` in [0, 1], of `tfp_conditional.calibration.expected_coverage` or
         `tarp`; or a `dict` from a name to such an array, at most four, of one N.
-      level: probability of the band.
+      band_probability: how often the band holds what is calibrated.
       ax: `matplotlib.axes.Axes`; default a new one.
 
     Returns:
@@ -288,10 +287,11 @@ def coverage(levels, level=0.95, ax=None):
                          f'{sorted(counts)}.')
     points = {name: calibration.coverage_curve(part)
               for name, part in curves.items()}
-    alphas, lower, upper = calibration.coverage_band(counts.pop(), level)
+    alphas, lower, upper = calibration.coverage_band(
+        counts.pop(), band_probability)
     ax = _axes(ax)
     ax.fill_between(alphas, lower, upper, color=BAND, linewidth=0,
-                    label=f'{100 * level:g} % if calibrated')
+                    label=f'{100 * band_probability:g} % if calibrated')
     ax.plot([0, 1], [0, 1], color=GUIDE, linewidth=0.8)
     for color, dash, (name, curve) in zip(COLORS, DASHES, points.items()):
         ax.plot(*curve, color=color, linestyle=dash, label=name)
