@@ -192,7 +192,7 @@ def draw_coverage(file, parts):
                         linewidth=0)
         for part in levels:
             ax.plot(alphas, calibration.coverage_curve(part)[1] - alphas,
-                    color=plot.VERMILION, alpha=0.3)
+                    color=plot.VERMILION, alpha=0.4)
         ax.set(title=task.name, xlabel='credibility', xlim=(0, 1))
     axes[0].set_ylabel('coverage less credibility')
     report.save(figure, file)

@@ -455,7 +455,7 @@ def _vega(name):
         import vega_datasets
         table = getattr(vega_datasets.local_data, name)()
         if 'date' in table:
-            angle = 2. * np.pi * table['date'].dt.dayofyear / 365.25
+            angle = 2. * np.pi * table['date'].dt.day_of_year / 365.25
             table = table.assign(sin=np.sin(angle), cos=np.cos(angle))
         if 'Year' in table:
             table = table.assign(Year=table['Year'].dt.year)
