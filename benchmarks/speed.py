@@ -317,14 +317,14 @@ def run_imports(settings, results, progress, save):
     """Seconds that importing takes, each in a process of its own."""
     records = results['imports'] = []
     with progress(len(settings.packages) * settings.repetitions, 'imports') as bar:
-        times = {package: [] for package in settings.packages}
+        times = []
         for _ in range(settings.repetitions):
+            times.append([])
             for package in settings.packages:
-                times[package].append(_import_seconds(package))
+                times[-1].append(_import_seconds(package))
                 bar.update()
-        for package, values in times.items():
-            if None not in values:
-                records.append(dict(name=package, median=np.median(values)))
+        records += [dict(name=package, median=np.median(values)) for package, *values
+                    in zip(settings.packages, *times) if None not in values]
     save()
 
 
@@ -372,8 +372,8 @@ def _run_cases(section, cases, settings, results, progress, save):
     cases = cases[:settings.memory_cases]
     with concurrent.futures.ThreadPoolExecutor(2) as pool, progress(
             len(cases), section) as bar:
-        for record in pool.map(run, cases):
-            records.append(record)
+        for found in pool.map(run, cases):
+            records.append(found)
             bar.update()
             save()
 

@@ -15,7 +15,7 @@ EQUIVALENT = {'jit': 'XLA'}
 SWEEPS = {'event_size': 'Units D', 'num_layers': 'Couplings',
           'condition_size': 'Width of the conditions',
           'samples': 'Samples for each condition',
-          'first_call': 'First call, by couplings'}
+          'first_call': 'Couplings'}
 
 
 def matching(frame, **values):
@@ -377,7 +377,7 @@ def draw_sweeps(results, file):
         values = sorted(set(groups[sweep, operation]['value']))
         first = 'first call of ' * (sweep == 'first_call')
         ax.set(xscale='log', yscale='log', ylabel='ms', title=first + operation,
-               xlabel=SWEEPS[sweep].split(', by ')[-1])
+               xlabel=SWEEPS[sweep])
         ax.set_xticks(values, values)
         ax.xaxis.set_minor_locator(report.plt.NullLocator())
         report.log_ticks(ax.yaxis)

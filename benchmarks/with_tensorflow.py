@@ -1,5 +1,6 @@
 """This package, and TensorFlow Probability by hand."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -24,9 +25,10 @@ def _normal(event_size):
 
 
 class TensorFlow(peers.Package):
-    """What they share; builders set `self.variables`.
+    """What they share; builders set `self.variables` and `self.distribution`.
 
-    With equal seeds those of all `real_nvp`s hold equal values in the same order.
+    With equal seeds the variables of all `real_nvp`s hold equal values in the same
+    order. `kwargs(c)` are those of the bijector.
     """
 
     modes = ('eager', 'graph', 'XLA')
@@ -64,6 +66,22 @@ class TensorFlow(peers.Package):
             return function
         return tf.function(function, jit_compile=True if mode == 'XLA' else None)
 
+    def log_prob(self, y, c):
+        return self.distribution.log_prob(y, bijector_kwargs=self.kwargs(c))
+
+    def sample(self, y, c):
+        return self.distribution.sample(y.shape[0], bijector_kwargs=self.kwargs(c))
+
+    def sample_and_log_prob(self, y, c):
+        return self.distribution.experimental_sample_and_log_prob(
+            y.shape[0], bijector_kwargs=self.kwargs(c))
+
+    def forward(self, x, c):
+        return self.distribution.bijector.forward(x, **self.kwargs(c))
+
+    def inverse(self, y, c):
+        return self.distribution.bijector.inverse(y, **self.kwargs(c))
+
     def train(self, y, c):
         with tf.GradientTape() as tape:
             loss = -tf.reduce_mean(self.log_prob(y, c))
@@ -96,9 +114,7 @@ class Ours(TensorFlow):
 
     def real_nvp(self, architecture):
         self.flow = tfpc.ConditionalRealNVP(
-            architecture.event_size, architecture.condition_size,
-            architecture.num_layers, architecture.hidden_layers, transformer=AFFINE,
-            seed=self.seed)
+            *dataclasses.astuple(architecture), transformer=AFFINE, seed=self.seed)
         self.variables = self.flow.trainable_variables
         self.distribution = self.flow(_normal(architecture.event_size))
 
@@ -115,16 +131,8 @@ class Ours(TensorFlow):
     def given(self, c):
         return self.distribution.given(c)
 
-    def log_prob(self, y, c):
-        return self.distribution.log_prob(y, bijector_kwargs={'conditions': c})
-
-    def sample(self, y, c):
-        return self.distribution.sample(
-            y.shape[0], bijector_kwargs={'conditions': c})
-
-    def sample_and_log_prob(self, y, c):
-        return self.distribution.experimental_sample_and_log_prob(
-            y.shape[0], bijector_kwargs={'conditions': c})
+    def kwargs(self, c):
+        return {'conditions': c}
 
     def given_log_prob(self, y, c):
         return self.given(c).log_prob(y)
@@ -137,12 +145,6 @@ class Ours(TensorFlow):
 
     def many(self, c, n):
         return self.given(c).sample(n)
-
-    def forward(self, x, c):
-        return self.flow.forward(x, conditions=c)
-
-    def inverse(self, y, c):
-        return self.flow.inverse(y, conditions=c)
 
     def hot(self, operation, batch):
         eager = getattr(self, f'given_{operation}')
@@ -280,35 +282,20 @@ class _ByName(TensorFlow):
     keyword = 'conditions'
 
     def _chain(self, parts, event_size):
-        self.flow = tfb.Chain(parts)
-        self.distribution = tfd.TransformedDistribution(_normal(event_size), self.flow)
+        self.distribution = tfd.TransformedDistribution(_normal(event_size),
+                                                        tfb.Chain(parts))
         self._names = [part.name for part in parts if part.name.startswith('layer_')]
 
-    def _kwargs(self, c):
+    def kwargs(self, c):
         return {name: {self.keyword: c} for name in self._names}
 
     def log_prob(self, y, c):
         # A copy, or TFP's cache would answer without a pass from the second call.
-        return self.distribution.log_prob(tf.identity(y),
-                                          bijector_kwargs=self._kwargs(c))
-
-    def sample(self, y, c):
-        return self.distribution.sample(y.shape[0],
-                                        bijector_kwargs=self._kwargs(c))
-
-    def sample_and_log_prob(self, y, c):
-        return self.distribution.experimental_sample_and_log_prob(
-            y.shape[0], bijector_kwargs=self._kwargs(c))
+        return super().log_prob(tf.identity(y), c)
 
     def many(self, c, n):
         return self.distribution.sample([n, c.shape[0]],
-                                        bijector_kwargs=self._kwargs(c))
-
-    def forward(self, x, c):
-        return self.flow.forward(tf.identity(x), **self._kwargs(c))
-
-    def inverse(self, y, c):
-        return self.flow.inverse(tf.identity(y), **self._kwargs(c))
+                                        bijector_kwargs=self.kwargs(c))
 
 
 class StockTFP(_ByName):
