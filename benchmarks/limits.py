@@ -13,14 +13,19 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # pylint: disable=wrong-import-position
 import argparse
 import functools
-import time
+import itertools
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tqdm
 
-UNITS, CONDITIONS, LAYERS, WIDTH, BOUND = 8, 16, 8, 128, 2.
-HALF = UNITS // 2
+import peers
+import report
+import speed
+from tfp_conditional.networks.network import UNIT_RANGE
+from tfp_conditional.transformers.transformer import soften
+from with_tensorflow import AFFINE, Floor
 
 VARIANTS = {
     'floor': {},
@@ -33,44 +38,31 @@ VARIANTS = {
 }
 
 
-def networks(rng):
-    """The variables of each layer."""
-    def variable(*shape):
-        return tf.Variable(rng.normal(scale=shape[0]**-0.5, size=shape),
-                           dtype=tf.float32)
-
-    return [dict(c=variable(CONDITIONS, WIDTH), u=variable(HALF, WIDTH),
-                 k1=variable(WIDTH, WIDTH), k2=variable(WIDTH, UNITS),
-                 b0=variable(WIDTH), b1=variable(WIDTH), b2=variable(UNITS))
-            for _ in range(LAYERS)]
-
-
 def log_density(layers, y, c, wide=None, joint=None, merge=False, late=False,
                 fused=False):
     """`[B]` up to a constant; `wide` and `joint` are variables in another layout."""
     add = tf.nn.bias_add if fused else tf.add
     if wide is not None:
-        projections = tf.split(add(tf.matmul(c, wide[0]), wide[1]), LAYERS, axis=-1)
+        projections = tf.split(add(tf.matmul(c, wide[0]), wide[1]), len(layers), -1)
     halves, scales, total = tf.split(y, 2, axis=-1), [], 0.
     for i, layer in enumerate(layers):
-        masked, units = halves if i % 2 == 0 else halves[::-1]
-        soft = 10. * tf.asinh(masked / 10.)
+        masked, soft = i % 2, soften(halves[i % 2], UNIT_RANGE)
         if wide is not None:
-            hidden = tf.matmul(soft, layer['u']) + projections[i]
+            hidden = tf.matmul(soft, layer['unit_kernel']) + projections[i]
         elif joint is not None:
-            hidden = add(tf.matmul(tf.concat([soft, c], -1), joint[i]), layer['b0'])
+            hidden = add(tf.matmul(tf.concat([soft, c], -1), joint[i]), layer['bias_0'])
         else:
-            hidden = tf.matmul(soft, layer['u']) + add(tf.matmul(c, layer['c']),
-                                                       layer['b0'])
-        for kernel, bias in (('k1', 'b1'), ('k2', 'b2')):
+            hidden = tf.matmul(soft, layer['unit_kernel']) + add(
+                tf.matmul(c, layer['condition_kernel']), layer['bias_0'])
+        for kernel, bias in (('kernel_1', 'bias_1'), ('kernel_2', 'bias_2')):
             hidden = add(tf.matmul(tf.nn.relu(hidden), layer[kernel]), layer[bias])
         shift, log_scale = tf.split(hidden, 2, axis=-1)
-        log_scale = BOUND * tf.tanh(log_scale / BOUND)
-        units = (units - 10. * tf.asinh(shift / 10.)) * tf.exp(-log_scale)
+        log_scale = AFFINE.max_log_scale * tf.tanh(log_scale / AFFINE.max_log_scale)
+        halves[1 - masked] = tf.exp(-log_scale) * (
+            halves[1 - masked] - soften(shift, AFFINE.shift_range))
         scales.append(log_scale)
         if not late:
             total -= tf.reduce_sum(log_scale, axis=-1)
-        halves = [masked, units] if i % 2 == 0 else [units, masked]
         if merge:
             halves = tf.split(tf.concat(halves, axis=-1), 2, axis=-1)
     if late:
@@ -80,23 +72,22 @@ def log_density(layers, y, c, wide=None, joint=None, merge=False, late=False,
 
 def functions(y, c, gradients, mode):
     """A compiled function of each variant."""
-    layers = networks(np.random.default_rng(0))
+    layers = Floor('real_nvp', peers.Architecture()).perturb().layers
     reference = log_density(layers, y, c)
     found = {}
     for name, options in VARIANTS.items():
-        options = dict(options)
-        skipped = set()
+        options, replaced = dict(options), set()
         if options.get('wide'):
+            replaced = {'condition_kernel', 'bias_0'}
             options['wide'] = [tf.Variable(tf.concat([n[key] for n in layers], -1))
-                               for key in ('c', 'b0')]
-            skipped = {'c', 'b0'}
+                               for key in ('condition_kernel', 'bias_0')]
         if options.get('joint'):
-            options['joint'] = [tf.Variable(tf.concat([n['u'], n['c']], 0))
-                                for n in layers]
-            skipped = {'c', 'u'}
+            replaced = {'condition_kernel', 'unit_kernel'}
+            options['joint'] = [tf.Variable(tf.concat(
+                [n['unit_kernel'], n['condition_kernel']], 0)) for n in layers]
         value = functools.partial(log_density, layers, **options)
         np.testing.assert_allclose(value(y, c), reference, rtol=1e-3, atol=1e-3)
-        variables = [n[key] for n in layers for key in n if key not in skipped]
+        variables = [n[key] for n in layers for key in n if key not in replaced]
         variables += options.get('wide', []) + options.get('joint', [])
 
         def run(y, c, value=value, variables=variables):
@@ -104,7 +95,7 @@ def functions(y, c, gradients, mode):
                 loss = tf.reduce_mean(value(y, c))
             return tape.gradient(loss, variables) if gradients else value(y, c)
 
-        found[name] = tf.function(run, jit_compile=True if mode == 'XLA' else None)
+        found[name] = Floor.compiled(run, mode)
     return found
 
 
@@ -114,29 +105,20 @@ def main():
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 256, 4096])
     arguments = parser.parse_args()
     tf.get_logger().setLevel('ERROR')
-    rng = np.random.default_rng(1)
-    cases = [(gradients, mode, batch) for gradients in (False, True)
-             for mode in ('graph', 'XLA') for batch in arguments.batches]
-    columns = {name: [] for name in VARIANTS}
-    for gradients, mode, batch in tqdm.tqdm(cases, desc='limits'):
-        y, c = (tf.constant(rng.normal(size=[batch, size]), tf.float32)
-                for size in (UNITS, CONDITIONS))
-        timed = functions(y, c, gradients, mode)
-        times = {name: [] for name in timed}
-        for i in range(arguments.rounds + 3):
-            for name in rng.permutation(list(timed)):
-                start = time.perf_counter()
-                tf.nest.flatten(timed[name](y, c))[-1].numpy()
-                if i >= 3:
-                    times[name].append(time.perf_counter() - start)
-        for name in VARIANTS:
-            columns[name].append(np.median(times[name]) / np.median(times['floor']))
-    header = [f'{"gradients" if gradients else "log_prob"}, {mode}, {batch}'
-              for gradients, mode, batch in cases]
-    print('| variant | ' + ' | '.join(header) + ' |')
-    print('|---' + '|--:' * len(header) + '|')
-    for name, ratios in columns.items():
-        print(f'| {name} | ' + ' | '.join(f'{ratio:.2f}' for ratio in ratios) + ' |')
+    # As many calls as rounds.
+    settings = speed.Settings(rounds=arguments.rounds, least_calls=arguments.rounds)
+    cases = list(itertools.product((False, True), ('graph', 'XLA'), arguments.batches))
+    columns = {'variant': list(VARIANTS)}
+    with tqdm.tqdm(total=len(cases) * len(VARIANTS), desc='limits') as bar:
+        for gradients, mode, batch in cases:
+            y, c = map(Floor.tensor, speed.data(peers.Architecture(), batch))
+            cells = {name: functools.partial(function, y, c) for name, function
+                     in functions(y, c, gradients, mode).items()}
+            times = speed.measure(cells, settings, 0., bar)
+            columns[f'{"gradients" if gradients else "log_prob"}, {mode}, {batch}'] = [
+                f'{times[name]["median"] / times["floor"]["median"]:.2f}'
+                for name in VARIANTS]
+    print(report.table(pd.DataFrame(columns)))
 
 
 if __name__ == '__main__':

@@ -47,7 +47,7 @@ SINGLE_THREADED = {
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """What is the same for all packages."""
-    simulations: int = 10_000       # of which a tenth is for validation
+    simulations: int = None         # the task's own number; a tenth for validation
     test_draws: int = 20_000
     observations: int = 5           # at which C2ST is taken
     samples: int = 1000             # of each side for it
@@ -65,7 +65,7 @@ def run(model, task, seed, protocol):
     Returns:
       `dict` of numbers and of what they were measured with.
     """
-    model.load()
+    kind = model.load()
     data = task.data(seed, protocol.simulations, protocol.test_draws)
     rows = [np.concatenate(pair) for pair in zip(data.train, data.validation)]
     scalings = [(0., np.ones(x.shape[1])) if model.standardises else
@@ -76,18 +76,18 @@ def run(model, task, seed, protocol):
         for pair in (data.train, data.validation, data.test))
     (mean, scale), _ = scalings
     wall, cpu = time.perf_counter(), time.process_time()
-    fitted = model(task.event_size, task.condition_size, seed,
-                   **settings(model, task, protocol))
+    fitted = kind('density', task.event_size, task.condition_size, seed=seed,
+                  **settings(model, task, protocol))
     epochs = fitted.fit(train, validation)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     log_density = float(np.mean([
-        np.mean(fitted.log_prob(*(x[rows] for x in test)), dtype=float)
+        np.mean(fitted.evaluate(*(x[rows] for x in test)), dtype=float)
         for rows in _chunks(len(test[0]))]) - np.sum(np.log(scale)))
     result = dict(
         model=model.name, task=task.name, seed=seed, loss=-log_density,
         seconds=wall, cpu_seconds=cpu, epochs=epochs,
         parameters=int(fitted.num_parameters), **_key(model, task, protocol))
-    if task.optimum is not None:
+    if isinstance(task, tasks.Simulated):
         optimum = -float(np.mean(task.log_posterior(*data.test)))
         result.update(optimum=optimum, gap=result['loss'] - optimum, c2st=[
             _c2st_at(fitted, task, i, data.test[1][i], test[1][i], mean, scale,
@@ -142,7 +142,7 @@ def _c2st_at(fitted, task, index, observation, standardised, mean, scale, protoc
     count = protocol.samples
     exact = task.sample_posterior(observation, count,
                                   np.random.default_rng([index, 2]))
-    return c2st(exact, mean + scale * fitted.sample(standardised, count),
+    return c2st(exact, mean + scale * fitted.draw(standardised, count),
                 protocol.iterations)
 
 
@@ -169,7 +169,7 @@ def schedule(arguments):
     return [(quality_peers.MODELS[model], tasks.TASKS[task], seed)
             for seed in arguments.seeds for task in arguments.tasks
             for model in arguments.packages
-            if tasks.TASKS[task].optimum is None
+            if isinstance(tasks.TASKS[task], tasks.Measured)
             or not quality_peers.MODELS[model].measured_only]
 
 
@@ -184,6 +184,11 @@ def stored(file, model, task, protocol):
         return None
     result = json.loads(file.read_text(encoding='utf-8'))
     key = _key(model, task, protocol)
+    before = result.get('protocol', {})
+    if key['protocol']['simulations'] is None and before.get('simulations') == getattr(
+            task, 'simulations', 10_000):
+        # So it says where the number was not yet the task's own.
+        before['simulations'] = None
     return result if {name: result.get(name) for name in key} == key else None
 
 
@@ -237,188 +242,6 @@ def results(arguments, protocol):
     return [result for result in found if result is not None]
 
 
-def _spread(values, digits=3):
-    """Mean ± standard deviation."""
-    text = f'{np.mean(values):.{digits}f}'
-    if len(values) > 1:
-        text += f' ± {np.std(values, ddof=1):.{digits}f}'
-    return text
-
-
-def _by_model(found, task):
-    """Name of a model -> its results of the task, by rising mean loss."""
-    groups = {}
-    for result in found:
-        if result['task'] == task.name:
-            groups.setdefault(result['model'], []).append(result)
-    return dict(sorted(groups.items(),
-                       key=lambda item: np.mean([r['loss'] for r in item[1]])))
-
-
-def _section(task, found):
-    """The table of one task."""
-    import speed
-    groups = _by_model(found, task)
-    if not groups:
-        return []
-    # Folds differ more than packages do, so differences are taken fold by fold.
-    reference = {r['seed']: r['loss']
-                 for r in groups.get(quality_peers.LinearGaussian.name, [])}
-    rows = []
-    for name, runs in groups.items():
-        losses = [r['loss'] for r in runs]
-        if task.optimum is not None:
-            quality = [_spread([r['gap'] for r in runs]), f'{np.mean(losses):.3f}',
-                       _spread([np.mean(r['c2st']) for r in runs])]
-        else:
-            differences = [r['loss'] - reference[r['seed']] for r in runs
-                           if r['seed'] in reference]
-            quality = [_spread(losses), _spread(differences) if differences else '']
-        rows.append([name, *quality, len(runs),
-                     *(f'{np.median([r[key] for r in runs]):.{digits}f}'
-                       for key, digits
-                       in [('seconds', 1), ('cpu_seconds', 1), ('epochs', 0)]),
-                     runs[0]['parameters']])
-    common = ['runs', 'fit, s', 'fit, CPU s', 'epochs', 'parameters']
-    if task.optimum is None:
-        return [f'## {task.name.capitalize()}\n', speed.table(
-            ['package', '−log q(y), held out', 'less linear Gaussian\'s', *common],
-            rows)]
-    here = next(iter(groups.values()))[0]['optimum']
-    return [f'## {task.name[0].upper()}{task.name[1:]}\n',
-            f'Optimum {task.optimum:.3f} nats; {here:.3f} on the draws that are used.\n',
-            speed.table(['package', 'gap', '−log q', 'C2ST', *common], rows),
-            *_coverage_lines(groups)]
-
-
-def _coverage_lines(groups):
-    """What the levels say, where a model has any."""
-    from tfp_conditional import calibration
-    lines = []
-    for name, runs in groups.items():
-        levels = [x for r in runs for x in r.get('levels', [])]
-        if not levels:
-            continue
-        _, lower, upper = calibration.coverage_band(len(levels[0]))
-        curves = [calibration.coverage_curve(x)[1] for x in levels]
-        inside = sum(np.all((lower <= x) & (x <= upper)) for x in curves)
-        alphas, pooled = calibration.coverage_curve(np.concatenate(levels))
-        worst = np.argmax(np.abs(pooled - alphas))
-        lines.append(
-            f'Expected coverage of {name}, on {len(levels[0])} fresh draws each: '
-            f'{inside} of {len(levels)} curves, {len(levels) // len(runs)} of each '
-            'fit, are inside the 95 % band of exact calibration from end to end. '
-            f'Regions of credibility {alphas[worst]:.2f} hold {pooled[worst]:.3f} of '
-            'all draws, which is farthest off.\n')
-    return lines
-
-
-def _summary(found):
-    """One table of the simulated tasks: gap, C2ST and time of each package."""
-    import speed
-    shown = [(task, groups) for task in tasks.TASKS.values()
-             if task.optimum is not None and (groups := _by_model(found, task))]
-    names = [name for name in quality_peers.MODELS
-             if any(name in groups for _, groups in shown)]
-
-    def cell(groups, name, show):
-        return show(groups[name]) if name in groups else ''
-
-    rows = [[f'{task.name}, {label}', *(cell(groups, name, show) for name in names)]
-            for task, groups in shown for label, show in [
-                ('gap', lambda runs: _spread([r['gap'] for r in runs])),
-                ('C2ST', lambda runs: f'{np.mean([r["c2st"] for r in runs]):.3f}'),
-                ('fit, s', lambda runs: f'{np.median([r["seconds"] for r in runs]):.1f}'
-                 )]]
-    return speed.table(['', *names], rows)
-
-
-def report(arguments, protocol, found, failed):
-    """Writes the tables, the numbers and the picture."""
-    import speed
-    environment = speed.environment()
-    text = '\n'.join([
-        '# Quality of learnt densities\n',
-        ', '.join(f'{key}: {value}' for key, value in environment.items()) + '.\n',
-        f'{protocol.simulations} simulations, a tenth of them for validation; gap on '
-        f'{protocol.test_draws} fresh draws; C2ST at {protocol.observations} '
-        f'observations with {protocol.samples} draws of each side; measured data in '
-        f'{tasks.NUM_FOLDS} folds. Mean ± standard deviation of runs, nats; medians of '
-        'times, on one thread, compilation included. `benchmarks/quality.py` says '
-        'how, and `quality.json` with which settings.\n',
-        _summary(found),
-        *(line for task in tasks.TASKS.values() for line in _section(task, found)),
-        *(f'Not measured: {name}: {reason}\n' for name, reason in failed.items())])
-    (arguments.out / 'quality.md').write_text(text, encoding='utf-8')
-    (arguments.out / 'quality.json').write_text(json.dumps(dict(
-        environment=environment, failed=failed, runs=found), indent=1),
-        encoding='utf-8')
-    _draw(arguments.out / 'quality.png', found)
-    _draw_coverage(arguments.out / 'coverage.png', found)
-    return text
-
-
-def _draw(file, found):
-    """A panel for each task, a point for each run, a line at the mean."""
-    import matplotlib
-    matplotlib.use('Agg')
-    import matplotlib.pyplot as plt
-    from matplotlib import ticker
-    shown = [task for task in tasks.TASKS.values() if _by_model(found, task)]
-    rows, columns = max(1, -(-len(shown) // 3)), max(1, min(3, len(shown)))
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.6 * columns, 3.8 * rows), squeeze=False,
-        layout='constrained')
-    for ax in axes.flat[len(shown):]:
-        ax.remove()
-    for ax, task in zip(axes.flat, shown):
-        key = 'loss' if task.optimum is None else 'gap'
-        for i, (name, runs) in enumerate(reversed(_by_model(found, task).items())):
-            values = [run[key] for run in runs]
-            colour = 'C3' if name == quality_peers.Ours.name else 'C0'
-            ax.plot(values, [i] * len(values), 'o', color=colour, alpha=0.5, mew=0)
-            ax.plot([np.mean(values)] * 2, [i - 0.3, i + 0.3], color=colour)
-        ax.set_yticks(range(i + 1), [name.replace(' without', '\nwithout') for name in
-                                     reversed(_by_model(found, task))], fontsize=9)
-        ax.set_title(task.name)
-        ax.set_xlabel('−log q(y), held out, nats' if key == 'loss' else
-                      'gap, nats')
-        if key == 'gap' and min(r['gap'] for r in found if 'gap' in r) > 0.:
-            ax.set_xscale('log')
-            ax.xaxis.set_major_locator(ticker.LogLocator(subs=[1., 2., 5.]))
-            ax.xaxis.set_major_formatter('{x:g}')
-            ax.xaxis.set_minor_formatter(ticker.NullFormatter())
-        ax.spines[['top', 'right']].set_visible(False)
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
-
-
-def _draw_coverage(file, found):
-    """A panel for each task, the curves of its runs, over the band of exact ones."""
-    import matplotlib.pyplot as plt
-    from tfp_conditional import calibration
-    shown = [(task, levels) for task in tasks.TASKS.values() if (levels := [
-        x for r in found if (r['task'], r['model']) == (
-            task.name, quality_peers.Ours.name) for x in r.get('levels', [])])]
-    if not shown:
-        return
-    figure, axes = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 2.8),
-                                squeeze=False, sharey=True, layout='constrained')
-    for ax, (task, levels) in zip(axes[0], shown):
-        alphas, lower, upper = calibration.coverage_band(len(levels[0]))
-        # Less the diagonal, beside which all curves look alike.
-        ax.fill_between(alphas, lower - alphas, upper - alphas, color='0.85',
-                        linewidth=0)
-        for part in levels:
-            _, curve = calibration.coverage_curve(part)
-            ax.plot(alphas, curve - alphas, color='C3', alpha=0.3)
-        ax.set(title=task.name, xlabel='credibility', xlim=(0, 1))
-        ax.spines[['top', 'right']].set_visible(False)
-    axes[0, 0].set_ylabel('coverage less credibility')
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('quality'),
@@ -440,7 +263,9 @@ def main():
     protocol = QUICK if arguments.quick else Protocol()
     failed = run_all(arguments, protocol)
     if not arguments.no_report:
-        print(report(arguments, protocol, results(arguments, protocol), failed))
+        import quality_report   # No run needs what it imports.
+        print(quality_report.write(arguments.out, protocol,
+                                   results(arguments, protocol), failed))
 
 
 if __name__ == '__main__':

@@ -16,15 +16,15 @@ import argparse
 import pathlib
 
 import numpy as np
+import pandas as pd
 import tqdm
 
 import peers
-import speed
+import report
 
 GAIN = 20.
-ARCHITECTURE = peers.Architecture(event_size=8, condition_size=16, num_layers=8,
-                                  hidden_layers=(128, 128))
-KINDS = (peers.Ours, peers.Zuko, peers.NFlows, peers.FlowJAX, peers.NormFlows)
+ARCHITECTURE = peers.Architecture()
+FLOWS = (peers.OURS,) + peers.PEERS
 
 
 def draw(rng, batch):
@@ -63,9 +63,7 @@ def _largest(difference):
 
 def fit(flow, steps, batch, bar):
     """Maximum likelihood on fresh draws, the same ones for every package."""
-    # Not XLA, whose compilation would take longer than it saves here.
-    mode = 'graph' if 'graph' in flow.modes else flow.modes[-1]
-    train = flow.operation('train', mode)
+    train = flow.operation('train', flow.mode)
     rng = np.random.default_rng(2)
     for _ in range(steps):
         train(*map(flow.tensor, draw(rng, batch)))
@@ -80,34 +78,30 @@ def main():
     parser.add_argument('--batch-size', type=int, default=256)
     parser.add_argument('--draws', type=int, default=4096)
     arguments = parser.parse_args()
-    rows, absent = [], []
-    for kind in KINDS:
-        try:
-            flow = kind(ARCHITECTURE, learning_rate=1e-3)
-        except (ImportError, NotImplementedError) as error:
-            absent.append(f'Not measured: {kind.name}: {error}.\n')
-            continue
-        rows.append([f'{kind.name}, untrained', *errors(flow, arguments.draws)])
-        if kind is peers.Ours:
+    rows, count = [], arguments.draws
+    built, absent = peers.available(ARCHITECTURE, FLOWS, learning_rate=1e-3)
+    for name, flow in built.items():
+        rows.append([f'{name}, untrained', *errors(flow, count)])
+        if name == peers.OURS:
             # Untrained it is the identity, which is no test.
-            perturbed = kind(ARCHITECTURE).perturb(0.05)
-            rows.append([f'{kind.name}, untrained, every variable moved by '
-                         'N(0, 0.05²)', *errors(perturbed, arguments.draws)])
-        with tqdm.tqdm(total=arguments.steps, desc=kind.name) as bar:
+            perturbed = peers.available(ARCHITECTURE, [name])[0][name].perturb(0.05)
+            rows.append([f'{name}, untrained, every variable moved by N(0, 0.05²)',
+                         *errors(perturbed, count)])
+        with tqdm.tqdm(total=arguments.steps, desc=name) as bar:
             fit(flow, arguments.steps, arguments.batch_size, bar)
-        rows.append([f'{kind.name}, trained', *errors(flow, arguments.draws)])
+        rows.append([f'{name}, trained', *errors(flow, count)])
     text = '\n'.join([
-        '# Round trip at extreme conditions\n',
-        ', '.join(f'{key}: {value}'
-                  for key, value in speed.environment().items()) + '.\n',
+        report.heading('Round trip at extreme conditions', report.environment()),
         f'Conditions {GAIN:g} N(0, 1) of width {ARCHITECTURE.condition_size}, '
         f'D = {ARCHITECTURE.event_size}, {ARCHITECTURE.num_layers} couplings, '
         f'hidden layers {ARCHITECTURE.hidden_layers}, float32, each package\'s own '
         f'initialisation; {arguments.steps} steps of Adam (1e-3, batch '
-        f'{arguments.batch_size}); largest error of {arguments.draws} draws and '
+        f'{arguments.batch_size}); largest error of {count} draws and '
         'all units, y from the data and x from N(0, 1).\n',
-        speed.table(['flow', 'forward(inverse(y)) − y', 'inverse(forward(x)) − x',
-                     'largest inverse(y)', 'mean log p(y)'], rows), *absent])
+        report.table(pd.DataFrame(rows, columns=[
+            'flow', 'forward(inverse(y)) − y', 'inverse(forward(x)) − x',
+            'largest inverse(y)', 'mean log p(y)'])),
+        *(f'Not measured: {name}: {why}.\n' for name, why in absent.items())])
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / 'round_trip.md').write_text(text, encoding='utf-8')
     print(text)

@@ -25,12 +25,9 @@ import argparse
 import concurrent.futures
 import ctypes
 import dataclasses
-import datetime
 import gc
-import importlib.metadata
 import json
 import pathlib
-import platform
 import re
 import resource
 import subprocess
@@ -39,22 +36,16 @@ import time
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 import tqdm
 
-import tfp_conditional as tfpc
 import peers
-from peers import Architecture, Floor, Ours
-
-tfd, tfb = tfp.distributions, tfp.bijectors
+from peers import FLOOR, OURS, STOCK_CLASS, STOCK_TFP, Architecture
+import tfp_conditional as tfpc
 
 SECTIONS = ('main', 'eager', 'hot', 'sweeps', 'imports', 'memory', 'fits')
 # Of nflows and FlowJAX the package itself is empty.
 PACKAGES = ('tensorflow', 'tensorflow_probability', 'tfp_conditional', 'torch',
             'zuko', 'nflows.flows', 'normflows', 'jax', 'flowjax.flows')
-# The mode of TensorFlow that the only mode of others is compared with.
-EQUIVALENT = {'jit': 'XLA'}
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -178,30 +169,32 @@ def check_agreement(implementations, architecture):
 
 def run_main(settings, results, progress, save):
     """Every operation of every implementation."""
-    architecture = settings.architecture
-    built, results['absent'] = peers.available(architecture)
+    built, results['absent'] = peers.available(settings.architecture)
     counts = {name: built[name].num_parameters for name in built}
     assert len(set(counts.values())) == 1, f'Unequal numbers of parameters: {counts}'
     results['parameters'] = counts
-    ours = [built[kind.name].perturb() for kind in peers.TENSORFLOW]
-    results['agreement'] = check_agreement(ours, architecture)
+    results['agreement'] = check_agreement(
+        [built[name].perturb() for name in peers.TENSORFLOW], settings.architecture)
 
-    records = results['main'] = []
-    modes = [(name, mode) for name in built for mode in built[name].modes]
+    results['main'] = []
     cases = [(operation, batch) for operation in peers.OPERATIONS
              for batch in settings.batches]
-    with progress(len(cases) * len(modes), 'main') as bar:
+    with progress(len(cases) * sum(len(flow.modes) for flow in built.values()),
+                  'main') as bar:
         for operation, batch in cases:
-            arrays = data(architecture, batch)
-            cells = {
-                (name, mode): _bind(built[name].operation(operation, mode),
-                                    *map(built[name].tensor, arrays))
-                for name, mode in modes}
-            for (name, mode), times in measure(
-                    cells, settings, settings.seconds, bar).items():
-                records.append(dict(operation=operation, batch=batch, name=name,
-                                    mode=mode, **times))
+            arrays = data(settings.architecture, batch)
+            record(results['main'], {
+                (operation, batch, name, mode): _bind(
+                    flow.operation(operation, mode), *map(flow.tensor, arrays))
+                for name, flow in built.items() for mode in flow.modes},
+                   ('operation', 'batch', 'name', 'mode'), settings, bar)
             save()
+
+
+def record(records, cells, fields, settings, bar, seconds=None):
+    """Adds what `measure` finds, with the parts of the keys as `fields`."""
+    times = measure(cells, settings, seconds or settings.seconds, bar)
+    records += [dict(zip(fields, key), **cell) for key, cell in times.items()]
 
 
 def _bind(function, *arguments):
@@ -211,63 +204,57 @@ def _bind(function, *arguments):
 def run_eager(settings, results, progress, save):
     """Calls that are made eagerly, next to the same ones compiled."""
     built, results['absent'] = peers.available(
-        settings.architecture, (Ours, peers.StockClass) + peers.PEERS)
-    records = results['eager'] = []
+        settings.architecture, (OURS, STOCK_CLASS) + peers.PEERS)
     cases = {}
     for name, flow in built.items():
-        calls = peers.CALLS
-        if isinstance(flow, Ours):
+        given = () if name in peers.PEERS else tuple(peers.GIVEN)
+        if given:
             flow.perturb()
-            calls += tuple(peers.GIVEN)
-        modes = ('eager', 'graph') if name == Ours.name else flow.modes[:1]
-        for call in calls:
-            for mode in modes:
+        for call in peers.CALLS + given:
+            for mode in ('eager', 'graph') if name == OURS else flow.modes[:1]:
                 cases[call, name, mode] = flow.operation(call, mode)
+    results['eager'] = []
     with progress(len(cases) * len(settings.batches), 'eager') as bar:
         for batch in settings.batches:
-            arrays = data(settings.architecture, batch)
-            times = measure(
-                {case: _bind(function, *map(built[case[1]].tensor, arrays))
-                 for case, function in cases.items()},
-                settings, settings.seconds, bar)
-            for (call, name, mode), cell in times.items():
-                ways = [call] if isinstance(built[name], Ours) else [
-                    call, *(way for way in peers.GIVEN if peers.GIVEN[way] == call)]
-                records += [dict(call=way, batch=batch, name=name, mode=mode, **cell)
-                            for way in ways]
+            arrays, found = data(settings.architecture, batch), []
+            record(found, {
+                (call, batch, name, mode): _bind(
+                    function, *map(built[name].tensor, arrays))
+                for (call, name, mode), function in cases.items()},
+                   ('call', 'batch', 'name', 'mode'), settings, bar)
+            # What is the only way of a package is that of `given` too.
+            results['eager'] += found + [
+                dict(cell, call=way) for cell in found if cell['name'] in peers.PEERS
+                for way, call in peers.GIVEN.items() if call == cell['call']]
             save()
-
-
-EMPTY = 'an empty function, XLA'
 
 
 def run_hot(settings, results, progress, save):
     """The least that one call takes from NumPy to NumPy, package by package."""
+    batch = settings.hot_batch
     built, results['absent'] = peers.available(
-        settings.architecture, (Ours,) + peers.PEERS)
-    built[Ours.name].perturb()
-    y, c = (array.astype(np.float32) for array in data(
-        settings.architecture, settings.hot_batch))
+        settings.architecture, (OURS,) + peers.PEERS)
+    built[OURS].perturb()
+    y, c = (array.astype(np.float32) for array in data(settings.architecture, batch))
     empty = tf.function(lambda c: c, jit_compile=True).get_concrete_function(
         tf.TensorSpec(c.shape, tf.float32))
-    records = results['hot'] = []
+    results['hot'] = []
     with progress(0, 'hot') as bar:
         for operation in peers.CALLS:
-            cells = {('TensorFlow', EMPTY): lambda: empty(tf.constant(c)).numpy()}
+            cells = {(operation, 'TensorFlow', 'an empty function, XLA'):
+                         lambda: empty(tf.constant(c)).numpy()}
             for name, flow in built.items():
-                for how, function in flow.hot(operation, settings.hot_batch).items():
-                    cells[name, how] = _bind(function, y, c)
+                for how, function in flow.hot(operation, batch).items():
+                    cells[operation, name, how] = _bind(function, y, c)
             bar.total += len(cells)
-            for (name, how), times in measure(
-                    cells, settings, settings.seconds, bar).items():
-                records.append(dict(operation=operation, name=name, how=how, **times))
+            record(results['hot'], cells, ('operation', 'name', 'how'), settings, bar)
             save()
 
 
 def run_sweeps(settings, results, progress, save):
     """Sizes, samples for each condition, and first calls over the couplings."""
-    records, first_calls = [], []
-    results.update(sweeps=records, first_call=first_calls)
+    records, first_calls = results['sweeps'], results['first_call'] = [], []
+    fields, seconds = ('name', 'operation', 'mode'), settings.sweep_seconds
     cases = (('log_prob', 'graph'), ('log_prob', 'XLA'), ('train', 'graph'))
     points = {}
     for field, values in settings.sweeps:
@@ -275,48 +262,50 @@ def run_sweeps(settings, results, progress, save):
             architecture = dataclasses.replace(
                 settings.architecture, **{field: value})
             points.setdefault(architecture, {})[field] = value
-    kinds = {architecture: (Floor, Ours) + (peers.StockTFP,) * ('num_layers' in fields)
-             for architecture, fields in points.items()}
-    total = len(cases) * sum(map(len, kinds.values()))
+    names = {architecture: (FLOOR, OURS) + (STOCK_TFP,) * ('num_layers' in values)
+             for architecture, values in points.items()}
+    total = len(cases) * sum(map(len, names.values()))
     with progress(total + 4 * len(settings.samples), 'sweeps') as bar:
         # What TensorFlow itself does when first called is nobody's first call.
-        y, c = map(Ours.tensor, data(QUICK.architecture, 2))
-        warm_up = Floor(QUICK.architecture)
-        for operation, mode in cases:
-            warm_up.operation(operation, mode)(y, c)
-        for architecture, fields in points.items():
-            y, c = map(Ours.tensor, data(architecture, settings.sweep_batch))
-            cells, construction = {}, {}
-            for kind in kinds[architecture]:
+        warm_up = _construct(FLOOR, QUICK.architecture)
+        for case in cases:
+            warm_up.operation(*case)(*map(warm_up.tensor, data(QUICK.architecture, 2)))
+        for architecture, values in points.items():
+            arrays = data(architecture, settings.sweep_batch)
+            cells, construction, found = {}, {}, []
+            for name in names[architecture]:
                 start = time.perf_counter()
-                flow = kind(architecture)
-                construction[kind.name] = time.perf_counter() - start
-                for operation, mode in cases:
-                    cells[kind.name, operation, mode] = _bind(
-                        flow.perturb().operation(operation, mode), y, c)
-            times = measure(cells, settings, settings.sweep_seconds, bar)
-            for (name, operation, mode), cell in times.items():
-                labels = dict(name=name, operation=operation, mode=mode)
-                records += [dict(sweep=field, value=value, **labels, **cell)
-                            for field, value in fields.items()]
-                if 'num_layers' in fields:
-                    first_calls.append(dict(
-                        sweep='first_call', value=architecture.num_layers,
-                        construction=construction[name], **labels,
-                        median=cell['first']))
+                flow = _construct(name, architecture)
+                construction[name] = time.perf_counter() - start
+                flow.perturb()
+                for case in cases:
+                    cells[name, *case] = _bind(flow.operation(*case),
+                                               *map(flow.tensor, arrays))
+            record(found, cells, fields, settings, bar, seconds)
+            records += [dict(cell, sweep=field, value=value) for cell in found
+                        for field, value in values.items()]
+            if 'num_layers' in values:
+                first_calls += [
+                    dict({field: cell[field] for field in fields}, sweep='first_call',
+                         value=architecture.num_layers, median=cell['first'],
+                         construction=construction[cell['name']]) for cell in found]
             save()
         architecture = _samples_architecture(settings)
-        pair = {kind.name: kind(architecture).perturb() for kind in (Floor, Ours)}
-        pair[Floor.name].concatenate_kernels()
-        c = Ours.tensor(data(architecture, settings.samples_batch)[1])
+        pair = {name: _construct(name, architecture).perturb()
+                for name in (FLOOR, OURS)}
+        c = data(architecture, settings.samples_batch)[1]
         for n in settings.samples:
-            cells = {(name, mode): _bind(pair[name].sampler(n, mode), c)
-                     for name in pair for mode in ('graph', 'XLA')}
-            for (name, mode), times in measure(
-                    cells, settings, settings.sweep_seconds, bar).items():
-                records.append(dict(sweep='samples', value=n, name=name, mode=mode,
-                                    operation='sample', **times))
+            record(records, {
+                ('samples', n, 'sample', name, mode): _bind(
+                    flow.sampler(n, mode), flow.tensor(c))
+                for name, flow in pair.items() for mode in ('graph', 'XLA')},
+                   ('sweep', 'value', 'operation', 'name', 'mode'), settings, bar,
+                   seconds)
             save()
+
+
+def _construct(name, architecture):
+    return peers.load(peers.CLASSES[name])('real_nvp', architecture)
 
 
 def _samples_architecture(settings):
@@ -328,14 +317,14 @@ def run_imports(settings, results, progress, save):
     """Seconds that importing takes, each in a process of its own."""
     records = results['imports'] = []
     with progress(len(settings.packages) * settings.repetitions, 'imports') as bar:
-        times = {package: [] for package in settings.packages}
+        times = []
         for _ in range(settings.repetitions):
+            times.append([])
             for package in settings.packages:
-                times[package].append(_import_seconds(package))
+                times[-1].append(_import_seconds(package))
                 bar.update()
-        for package, values in times.items():
-            if None not in values:
-                records.append(dict(name=package, median=np.median(values)))
+        records += [dict(name=package, median=np.median(values)) for package, *values
+                    in zip(settings.packages, *times) if None not in values]
     save()
 
 
@@ -357,7 +346,7 @@ def _import_seconds(package):
 def run_memory(settings, results, progress, save):
     """The memory that many samples for each condition take."""
     built, results['absent'] = peers.available(
-        _samples_architecture(settings), (Floor, Ours) + peers.PEERS)
+        _samples_architecture(settings), (FLOOR, OURS) + peers.PEERS)
     # Of TensorFlow's modes the compiled ones: eagerly it is the graph that runs.
     cases = [('memory_case', name, mode) for name in built
              for mode in built[name].modes[-2:]]
@@ -383,19 +372,16 @@ def _run_cases(section, cases, settings, results, progress, save):
     cases = cases[:settings.memory_cases]
     with concurrent.futures.ThreadPoolExecutor(2) as pool, progress(
             len(cases), section) as bar:
-        for record in pool.map(run, cases):
-            records.append(record)
+        for found in pool.map(run, cases):
+            records.append(found)
             bar.update()
             save()
 
 
 def memory_case(settings, name, mode):
     """Prints by how much this process grows for one implementation's samples."""
-    kind = next(kind for kind in peers.TENSORFLOW + peers.PEERS if kind.name == name)
     architecture = _samples_architecture(settings)
-    flow = kind(architecture)
-    if kind is Floor:
-        flow.concatenate_kernels()
+    flow = _construct(name, architecture)
     c = flow.tensor(data(architecture, settings.samples_batch)[1])
     flow.sampler(1, mode)(c)
     sampler = flow.sampler(settings.samples[-1], mode)
@@ -405,7 +391,7 @@ def memory_case(settings, name, mode):
 
 
 FITTED = {
-    'affine couplings': lambda architecture: Ours(architecture).distribution,
+    'affine couplings': lambda architecture: _construct(OURS, architecture).distribution,
     '`conditional_density`': lambda architecture: tfpc.conditional_density(
         architecture.event_size, architecture.condition_size)}
 
@@ -453,452 +439,6 @@ def _memory(field):
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def environment():
-    """What the numbers depend on."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        cpu = re.search(r'model name\s*: (.*)', pathlib.Path(
-            '/proc/cpuinfo').read_text(encoding='utf-8'))[1]
-    except (OSError, TypeError):
-        pass
-    record = {
-        'date': datetime.date.today().isoformat(), 'CPU': cpu,
-        'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
-                 else os.cpu_count(),
-        'load before': round(os.getloadavg()[0], 2),
-        'system': platform.system(), 'Python': platform.python_version(),
-        'tfp_conditional': tfpc.__version__}
-    for package in ('numpy', 'tensorflow', 'keras', 'tensorflow-probability',
-                    'torch', 'zuko', 'nflows', 'normflows', 'jax', 'flowjax'):
-        try:
-            record[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            record[package] = 'not installed'
-    return record
-
-
-def ms(seconds):
-    """A time in milliseconds, three digits."""
-    return f'{1e3 * seconds:.3g}' if seconds < 1. else f'{1e3 * seconds:.0f}'
-
-
-def table(header, rows):
-    """A table in markdown; all columns but the first are numbers."""
-    lines = [header, ['---'] + ['--:'] * (len(header) - 1), *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |'
-                     for line in lines) + '\n'
-
-
-def to_markdown(results):
-    """The report of all sections that were run."""
-    settings = results['settings']
-    architecture = settings['architecture']
-    parts = ['# Speed\n', ', '.join(
-        f'{key}: {value}' for key, value in results['environment'].items()) + '.\n']
-    if 'parameters' in results:
-        parts.append(
-            'Conditional affine Real NVP, D = {event_size}, {condition_size} '
-            'conditions, {num_layers} couplings, hidden layers {hidden_layers}, '
-            'float32, '.format(**architecture)
-            + f'{set(results["parameters"].values()).pop()} parameters in each of '
-            + ', '.join(results['parameters']) + '. Log-densities of the TensorFlow '
-            f'implementations agree to {results["agreement"]:.1e} (relative), and '
-            'so do gradients and samples. `train` is the loss, the gradients of all '
-            "parameters and a step of the framework's own Adam. PyTorch runs under "
-            '`no_grad` where nothing is trained.\n')
-    for name, reason in results.get('absent', {}).items():
-        parts.append(f'Not measured: {name}: {reason}.\n')
-    parts += ['## Targets\n\nThe worst of all cases, with where it was.\n', table(
-        ['target', 'measured', 'met'],
-        [(text, measured, 'yes' if met else 'NO')
-         for text, measured, met in targets(results)])]
-    if 'main' in results:
-        parts += _summary_table(results['main'])
-        parts += _main_tables(results['main'])
-    if 'eager' in results:
-        parts += _eager_table(results['eager'])
-    if 'hot' in results:
-        parts += _hot_table(results['hot'], settings['hot_batch'])
-    if 'sweeps' in results:
-        parts += _sweep_tables(results['sweeps'], settings)
-        parts += _first_call_table(results['first_call'])
-    if 'imports' in results:
-        parts += ['## Import\n\nSeconds of a process that does nothing else.\n',
-                  table(['package', 's'], [[r['name'], f'{r["median"]:.2f}']
-                                           for r in results['imports']])]
-    if 'memory' in results:
-        parts.append(
-            f'## Memory\n\n{settings["samples"][-1]} samples for each of '
-            f'{settings["samples_batch"]} conditions of width '
-            f'{settings["samples_condition_size"]}: by how much the peak of a '
-            'process of its own exceeds what it held before the call. The first '
-            'call for this number of samples traces and compiles. MB.\n')
-        parts.append(table(
-            ['implementation', 'mode', 'first call', 'later call'],
-            [[r['name'], r['mode'], f'{r["first"] / 1e6:.1f}',
-              f'{r["again"] / 1e6:.1f}'] for r in results['memory']]))
-    if 'fits' in results:
-        parts += _fits_table(results['fits'])
-    return '\n'.join(parts)
-
-
-def targets(results):
-    """What was asked for, as far as the sections that were run can tell.
-
-    Returns:
-      A list of target, measured and met: `str`, `str` and `bool`.
-    """
-    rows = []
-
-    def add(text, ratios, bound, least=False):
-        """Holds the worst of `ratios`, place -> ratio, against a bound."""
-        if ratios:
-            place = (min if least else max)(ratios, key=ratios.get)
-            worst = ratios[place]
-            rows.append((text, f'{worst:.3g} ({place})',
-                         bool(worst >= bound if least else worst <= bound)))
-
-    if 'eager' in results:
-        times = _medians(results['eager'], 'call', 'batch', 'name', 'mode')
-
-        def over(name, mode, largest=np.inf):
-            return {f'{_call(call)}, batch {batch}':
-                        times[call, batch, Ours.name, 'eager'] / seconds
-                    for (call, batch, *of), seconds in times.items()
-                    if of == [name, mode] and batch <= largest}
-
-        add('eager: at most 1.3 times the same call in a held `tf.function`, at '
-            'batches up to 256', over(Ours.name, 'graph', 256), 1.3)
-        for peer in (peers.Zuko, peers.NFlows):
-            add(f'eager: at most the time of {peer.name}', over(peer.name, 'eager'), 1.)
-    if 'hot' in results:
-        times = _medians(results['hot'], 'operation', 'name', 'how')
-        for how, bound in (('`compiled`, XLA', 1.2), ('`compiled`, XLA, frozen', 1.)):
-            add(f"hot loop, {how}: at most {bound:.1f} times FlowJAX's jit",
-                {_call(operation): times[operation, Ours.name, how] / seconds
-                 for (operation, *of), seconds in times.items()
-                 if of == [peers.FlowJAX.name, 'jit']}, bound)
-    if 'main' in results:
-        times = _medians(results['main'], 'operation', 'batch', 'name', 'mode')
-        for mode in ('graph', 'XLA'):
-            add(f'compiled, {mode}: at most 1.1 times {Floor.name}',
-                {f'`{operation}`, batch {batch}': seconds
-                 / times[operation, batch, Floor.name, mode]
-                 for (operation, batch, *of), seconds in times.items()
-                 if of == [Ours.name, mode]}, 1.1)
-        best = _compiled(results['main'])
-        for peer in (peers.FlowJAX, peers.Zuko, peers.NFlows):
-            add(f'compiled, the faster mode: at most the time of {peer.name}',
-                {f'`{operation}`, batch {batch}':
-                     best[operation, batch, Ours.name] / seconds
-                 for (operation, batch, name), seconds in best.items()
-                 if name == peer.name}, 1.)
-    if 'sweeps' in results:
-        times = _medians(results['sweeps'], 'sweep', 'value', 'mode', 'name')
-        most = results['settings']['samples'][-1]
-        add(f'{most} samples for each condition: at least 4 times faster than '
-            'concatenating',
-            {mode: times['samples', most, mode, Floor.name]
-             / times['samples', most, mode, Ours.name]
-             for mode in ('graph', 'XLA')
-             if ('samples', most, mode, Ours.name) in times}, 4., least=True)
-        first = _medians(results['first_call'], 'operation', 'mode', 'value', 'name')
-        layers = sorted({value for _, _, value, _ in first})[-2:]
-        add('first call: at most linear in the couplings (1 is linear)',
-            {f'`{operation}` {mode}, from {layers[0]} to {layers[1]}':
-                 first[operation, mode, layers[1], name] / seconds
-                 * layers[0] / layers[1]
-             for (operation, mode, value, name), seconds in first.items()
-             if len(layers) == 2 and (value, name) == (layers[0], Ours.name)}, 1.)
-        add("first call: at most stock TFP's time",
-            {f'`{operation}` {mode}, couplings: {value}':
-                 first[operation, mode, value, Ours.name] / seconds
-             for (operation, mode, value, name), seconds in first.items()
-             if name == peers.StockTFP.name}, 1.)
-    if 'memory' in results:
-        peak = {(r['name'], r['mode']): r['again'] for r in results['memory']}
-        add('the memory of these samples: at most that of concatenating',
-            {mode: peak[name, mode] / max(peak[Floor.name, mode], 1)
-             for name, mode in peak if name == Ours.name}, 1.)
-    if 'fits' in results:
-        add('memory after the last fit without XLA: at most 1.05 times that after '
-            'the second', {r['name']: r['taken'][1] / r['taken'][0]
-                           for r in results['fits'] if r['mode'] == 'graph'}, 1.05)
-        add('live `FuncGraph`s after the last fit: none',
-            {f'{r["name"]}, {r["mode"]}': r['graphs'][1]
-             for r in results['fits']}, 0)
-    return rows
-
-
-def _medians(records, *fields):
-    return {tuple(r[field] for field in fields): r['median'] for r in records}
-
-
-def _compiled(records):
-    """(operation, batch, name) -> median in the faster compiled mode, if any."""
-    times = {}
-    for r in records:
-        if r['mode'] != 'eager' or r['name'] in (peers.Zuko.name, peers.NFlows.name):
-            key = r['operation'], r['batch'], r['name']
-            times[key] = min(r['median'], times.get(key, np.inf))
-    return times
-
-
-def _summary_table(records):
-    times = _compiled(records)
-    names = dict.fromkeys(name for _, _, name in times if name != Ours.name)
-    rows = []
-    for case in dict.fromkeys(key[:2] for key in times):
-        ours = times[(*case, Ours.name)]
-        others = [times[(*case, name)] for name in names]
-        rows.append([f'`{case[0]}`', case[1], *_over(ours, others)])
-    return ['## Summary\n\nMedians in ms and, in brackets, how many times that of '
-            f'{Ours.name}. Each compiled, in the faster of its modes, but PyTorch '
-            'eager.\n', table(['operation', 'batch', Ours.name, *names], rows)]
-
-
-def _main_tables(records):
-    parts = ['## Operations\n\nMedians in ms; `/floor` and `/ours` are ratios to '
-             f'{Floor.name} and to {Ours.name} in the same mode (FlowJAX: to XLA), '
-             'so more than 1 in `/ours` is slower than this package. `first` is the '
-             'first call, the median over batch sizes.\n']
-    index = {(r['operation'], r['name'], r['mode'], r['batch']): r for r in records}
-    for operation in dict.fromkeys(r['operation'] for r in records):
-        batches = dict.fromkeys(r['batch'] for r in records
-                                if r['operation'] == operation)
-        rows = []
-        for name, mode in dict.fromkeys((r['name'], r['mode']) for r in records):
-            cells = [index[operation, name, mode, batch] for batch in batches]
-            row = [name, mode, ms(np.median([cell['first'] for cell in cells]))]
-            for batch, cell in zip(batches, cells):
-                row.append(f'**{ms(cell["median"])}**')
-                for other in (Floor.name, Ours.name):
-                    reference = index[operation, other,
-                                      EQUIVALENT.get(mode, mode), batch]
-                    row.append(f'{cell["median"] / reference["median"]:.2f}')
-            rows.append(row)
-        header = ['implementation', 'mode', 'first']
-        for batch in batches:
-            header += [f'batch {batch}', '/floor', '/ours']
-        parts += [f'### `{operation}`\n', table(header, rows)]
-    return parts
-
-
-def _call(call):
-    """A call as it is written."""
-    return f'`{call.replace("given_", "given(c).")}`'
-
-
-def _over(first, others):
-    """Cells: a time in bold, and others with how many times that they are."""
-    return [f'**{ms(first)}**',
-            *(f'{ms(other)} ({other / first:.2f})' for other in others)]
-
-
-def _eager_table(records):
-    times = _medians(records, 'call', 'batch', 'name', 'mode')
-    columns = dict.fromkeys(key[2:] for key in times)
-    rows = []
-    for case in sorted(dict.fromkeys(key[:2] for key in times),
-                       key=lambda case: [*peers.CALLS, *peers.GIVEN].index(case[0])):
-        first, *others = [times[case + column] for column in columns]
-        rows.append([_call(case[0]), case[1], *_over(first, others)])
-    return ['## Eager calls\n\nMedians in ms and, in brackets, how many times that of '
-            f'{Ours.name} called eagerly. `graph` is the same call in a held '
-            '`tf.function`. What other packages do for `given(c)` is their only way.\n',
-            table(['call', 'batch', *map(', '.join, columns)], rows)]
-
-
-def _hot_table(records, batch):
-    times = _medians(records, 'operation', 'name', 'how')
-    reference = (Ours.name, '`compiled`, XLA')
-    operations = list(dict.fromkeys(r['operation'] for r in records))
-    rows = []
-    for case in dict.fromkeys((r['name'], r['how']) for r in records):
-        row = list(case)
-        for operation in operations:
-            seconds = times.get((operation, *case))
-            row.append('–' if seconds is None else f'{ms(seconds)} '
-                       f'({seconds / times[(operation, *reference)]:.2f})')
-        rows.append(row)
-    return [f'## Hot loop\n\nOne call at batch {batch}, from NumPy to NumPy. Medians '
-            f'in ms and, in brackets, how many times that of {", ".join(reference)}. '
-            '`frozen`: the weights are constants. Keys of FlowJAX are split by its '
-            'compiled function, or before it. The empty function is what a call of '
-            'TensorFlow costs in any case.\n',
-            table(['implementation', 'call', *map(_call, operations)], rows)]
-
-
-def _fits_table(records):
-    rows = []
-    for r in records:
-        (early, late), (before, after) = r['fits'], r['taken']
-        rows.append([r['name'], r['mode'], f'{before / 1e6:.0f} ({early})',
-                     f'{after / 1e6:.0f} ({late})',
-                     f'{(after - before) / (late - early) / 1e6:.1f}',
-                     f'{100. * (after / before - 1.):.1f} %', r['graphs'][1]])
-    return ['## Memory after fits\n\nOf one process, each fit of a new distribution '
-            'that is let go of. MB after so many fits, in brackets; TensorFlow keeps '
-            'what XLA has compiled for as long as the process lives.\n', table(
-                ['flow', 'mode', 'early', 'late', 'a fit more', 'growth',
-                 'live `FuncGraph`s'], rows)]
-
-
-SWEEP_TITLES = {'event_size': 'Units D', 'num_layers': 'Couplings',
-                'condition_size': 'Width of the conditions',
-                'samples': 'Samples for each condition',
-                'first_call': 'First call, by couplings'}
-
-
-def _sweep_tables(records, settings):
-    parts = ['## Sweeps\n\nMedians of this package in ms, batch '
-             f'{settings["sweep_batch"]}; in brackets the ratio to {Floor.name}.\n']
-    index = {(r['sweep'], r['value'], r['name'], r['mode'], r['operation']):
-             r['median'] for r in records}
-    for sweep in dict.fromkeys(r['sweep'] for r in records):
-        columns = dict.fromkeys((r['operation'], r['mode']) for r in records
-                                if r['sweep'] == sweep)
-        rows = []
-        for value in sorted({r['value'] for r in records if r['sweep'] == sweep}):
-            row = [value]
-            for operation, mode in columns:
-                mine, floor = (index[sweep, value, kind.name, mode, operation]
-                               for kind in (Ours, Floor))
-                row.append(f'{ms(mine)} ({mine / floor:.2f})')
-            rows.append(row)
-        note = ''
-        if sweep == 'samples':
-            note = (f' ({settings["samples_batch"]} conditions of width '
-                    f'{settings["samples_condition_size"]}, `given(c)`; '
-                    'the floor concatenates the conditions to every sample)')
-        parts += [f'### {SWEEP_TITLES[sweep]}{note}\n', table(
-            [sweep, *(f'`{operation}` {mode}' for operation, mode in columns)],
-            rows)]
-    return parts
-
-
-def _first_call_table(records):
-    columns = dict.fromkeys((r['operation'], r['mode']) for r in records)
-    index = {(r['value'], r['name'], r['operation'], r['mode']): r for r in records}
-    rows = []
-    for value, name in sorted(dict.fromkeys(
-            (r['value'], r['name']) for r in records), key=lambda case: case[0]):
-        cells = [index[value, name, *column] for column in columns]
-        rows.append([value, name, ms(cells[0]['construction']),
-                     *(ms(cell['median']) for cell in cells)])
-    return ['## Construction and first calls\n\nms.\n', table(
-        ['couplings', 'implementation', 'construction',
-         *(f'`{operation}` {mode}' for operation, mode in columns)], rows)]
-
-
-COLOURS = {Ours.name: '#d62728', Floor.name: '#000000', 'stock TFP': '#7f7f7f',
-           peers.StockClass.name: '#ff7f0e',
-           'zuko': '#1f77b4', 'nflows': '#2ca02c', 'FlowJAX': '#9467bd'}
-STYLES = {'graph': '--', 'XLA': '-', 'jit': '-', 'eager': ':', '': '-.'}
-
-
-def _pyplot():
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-    pyplot.rcParams.update({'font.size': 10, 'axes.spines.top': False,
-                            'axes.spines.right': False})
-    return pyplot
-
-
-def draw_main(results, path):
-    """One panel for each operation: a row for each implementation and mode."""
-    pyplot = _pyplot()
-    batches = results['settings']['batches']
-    records = results['main']
-    rows = list(dict.fromkeys((r['name'], r['mode']) for r in records))[::-1]
-    figure, axes = pyplot.subplots(
-        2, 2, figsize=(11, 2 + 0.5 * len(rows)), sharey=True, layout='constrained')
-    for axis, operation in zip(axes.flat, peers.OPERATIONS):
-        for y, (name, mode) in enumerate(rows):
-            times = {r['batch']: 1e3 * r['median'] for r in records if (
-                r['operation'], r['name'], r['mode']) == (operation, name, mode)}
-            axis.plot(times.values(), [y] * len(times), color=COLOURS[name], lw=1,
-                      zorder=1)
-            for time_, marker in ((times[batch], marker) for batch, marker
-                                  in zip(batches, 'o^s') if batch in times):
-                axis.scatter(time_, y, color=COLOURS[name], marker=marker, s=36,
-                             zorder=2)
-        axis.set(title=operation, xscale='log')
-        axis.set_yticks(range(len(rows)), [f'{name}, {mode}' for name, mode in rows])
-        for label, (name, _) in zip(axis.get_yticklabels(), rows):
-            label.set_color(COLOURS[name])
-        axis.grid(axis='x', which='both', color='#e5e5e5', lw=0.6)
-        axis.set_axisbelow(True)
-    for axis in axes[1]:
-        axis.set_xlabel('median, ms')
-    handles = [pyplot.Line2D([], [], color='#444444', marker=marker, ls='',
-                             label=f'batch {batch}')
-               for batch, marker in zip(batches, 'o^s')]
-    figure.legend(handles=handles, loc='outside upper center', ncols=len(handles),
-                  frameon=False)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-
-
-def draw_sweeps(results, path):
-    """One panel for each sweep and operation."""
-    pyplot = _pyplot()
-    records = results['sweeps'] + results['first_call']
-    panels = [(sweep, operation) for operation in ('log_prob', 'train')
-              for sweep in ('event_size', 'num_layers', 'condition_size')]
-    panels += [('samples', 'sample'), ('first_call', 'log_prob'),
-               ('first_call', 'train')]
-    panels = [panel for panel in panels if any(
-        (r['sweep'], r['operation']) == panel for r in records)]
-    figure, axes = pyplot.subplots(
-        -(-len(panels) // 3), 3, figsize=(12, 3.4 * -(-len(panels) // 3)),
-        squeeze=False, layout='constrained')
-    lines = {}
-    for axis, (sweep, operation) in zip(axes.flat, panels):
-        chosen = [r for r in records
-                  if (r['sweep'], r['operation']) == (sweep, operation)]
-        for name, mode in dict.fromkeys((r['name'], r['mode']) for r in chosen):
-            points = sorted((r['value'], 1e3 * r['median']) for r in chosen
-                            if (r['name'], r['mode']) == (name, mode))
-            lines[f'{name}, {mode}'], = axis.plot(
-                *zip(*points), color=COLOURS[name], ls=STYLES[mode], marker='o',
-                ms=4)
-        values = sorted({r['value'] for r in chosen})
-        axis.set(xscale='log', yscale='log', ylabel='ms',
-                 xlabel=SWEEP_TITLES[sweep].split(', by ')[-1],
-                 title=operation if sweep != 'first_call'
-                 else f'first call of {operation}')
-        axis.set_xticks(values, values)
-        axis.minorticks_off()
-        axis.yaxis.set_minor_locator(pyplot.LogLocator(subs=(2, 5)))
-        axis.yaxis.set_major_formatter(pyplot.FuncFormatter('{0:g}'.format))
-        axis.yaxis.set_minor_formatter(pyplot.FuncFormatter('{0:g}'.format))
-        axis.tick_params(axis='y', which='minor', labelsize=7)
-        axis.grid(which='both', color='#e5e5e5', lw=0.6)
-    for axis in axes.flat[len(panels):]:
-        axis.set_axis_off()
-    figure.legend(lines.values(), lines.keys(), loc='outside upper center', ncols=3,
-                  frameon=False)
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-
-
-def write(results, out):
-    """Writes the report and the raw numbers."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / 'speed.json').write_text(json.dumps(results, indent=1), encoding='utf-8')
-    (out / 'speed.md').write_text(to_markdown(results), encoding='utf-8')
-
-
-def draw(results, out):
-    """Draws the pictures."""
-    if 'main' in results:
-        draw_main(results, out / 'speed.png')
-    if 'sweeps' in results:
-        draw_sweeps(results, out / 'sweeps.png')
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('speed'),
@@ -916,11 +456,12 @@ def main():
         function, *case = arguments.case
         globals()[function](settings, *case)
         return
+    import speed_report     # Of what it imports no case should hold the memory.
     sections = arguments.sections.split(',')
     if unknown := set(sections) - set(SECTIONS):
         parser.error(f'--sections must be among {",".join(SECTIONS)}; got '
                      f'{sorted(unknown)}')
-    results = {'environment': environment(),
+    results = {'environment': speed_report.report.environment(),
                'settings': dataclasses.asdict(settings)}
 
     def progress(total, label):
@@ -930,9 +471,9 @@ def main():
     for section in SECTIONS:
         if section in sections:
             globals()[f'run_{section}'](
-                settings, results, progress, lambda: write(results, arguments.out))
-    draw(results, arguments.out)
-    print(to_markdown(results))
+                settings, results, progress, lambda: speed_report.write(results, arguments.out))
+    speed_report.draw(results, arguments.out)
+    print(speed_report.to_markdown(results))
 
 
 if __name__ == '__main__':

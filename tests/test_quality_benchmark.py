@@ -1,5 +1,6 @@
 """The tasks of benchmarks/quality.py are what they claim; it runs in a tiny form."""
 
+import dataclasses
 import json
 import math
 import os
@@ -11,25 +12,30 @@ import numpy as np
 import pytest
 
 pytest.importorskip('sklearn', reason='the benchmark of quality needs scikit-learn')
+pytest.importorskip('matplotlib', reason='the benchmark of quality needs matplotlib')
+pd = pytest.importorskip('pandas', reason='the benchmark of quality needs pandas')
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 # pylint: disable=wrong-import-position
 import quality
-import quality_peers
+import quality_report
 import tasks
+from quality_peers import LINEAR, MODELS
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore::sklearn.exceptions.ConvergenceWarning')
-SIMULATED = [task for task in tasks.TASKS.values() if task.optimum is not None]
+SIMULATED = [task for task in tasks.TASKS.values() if isinstance(task, tasks.Simulated)]
 each_simulated = pytest.mark.parametrize('task', SIMULATED,
                                          ids=lambda task: task.name)
 
 
 @each_simulated
 def test_optimum_is_the_mean_loss_of_the_exact_posterior(task):
-    losses = -task.log_posterior(*task.simulate(20_000, np.random.default_rng(1)))
+    # Draws of many dimensions say as much.
+    losses = -task.log_posterior(*task.simulate(
+        20_000 // task.event_size, np.random.default_rng(1)))
     error = losses.std() / math.sqrt(len(losses))
     assert abs(losses.mean() - task.optimum) < 4. * error
 
@@ -50,17 +56,24 @@ def test_optimum_of_gaussian_linear():
     assert abs(entropy - tasks.TASKS['Gaussian linear'].optimum) < 1e-3
 
 
+def _small(task):
+    """A task of the family of no more than 2 axes, of which all are alike."""
+    return dataclasses.replace(task, event_size=min(task.event_size, 2)) if (
+        task in tasks.FAMILY) else task
+
+
 @each_simulated
 def test_reference_samples_have_the_posterior_of_the_simulator(task):
     # Ranks of the true parameter among draws given its observation are uniform
     # (Talts et al. 2018).
     rng = np.random.default_rng(3)
-    count, draws = 500, 9
+    task, count, draws = _small(task), 500, 9
     theta, x = task.simulate(count, rng)
     samples = np.stack([task.sample_posterior(row, draws, rng) for row in x])
     for statistic in (lambda t: t[..., 0], lambda t: t[..., -1],
-                      lambda t: np.abs(t[..., 0] + t[..., 1]),
-                      lambda t: np.abs(t[..., 0] - t[..., 1])):
+                      lambda t: np.abs(t[..., 0] + t[..., -1]),
+                      lambda t: np.abs(t[..., 0] - t[..., -1]) if t.shape[-1] > 1
+                      else np.abs(t[..., 0])):
         ranks = np.sum(statistic(samples) < statistic(theta)[:, None], axis=1)
         counts = np.bincount(ranks, minlength=draws + 1)
         expected = count / (draws + 1)
@@ -71,15 +84,15 @@ def test_reference_samples_have_the_posterior_of_the_simulator(task):
 @each_simulated
 @pytest.mark.parametrize('where', ['inside', 'at the edge'])
 def test_reference_samples_match_the_normalised_density(task, where):
-    rng = np.random.default_rng(4)
+    task, rng = _small(task), np.random.default_rng(4)
     theta, x = task.simulate(1000, rng)
     # There a prior with bounds cuts the posterior most.
     size = np.max(np.abs(theta), axis=-1)
     x = x[np.argmin(size) if where == 'inside' else np.argmax(size)]
     samples = task.sample_posterior(x, 20_000, rng)
-    if task.event_size == 2:
+    if task.event_size <= 2:
         low, high = samples.min(axis=0), samples.max(axis=0)
-        points = rng.uniform(low, high, [200_000, 2])
+        points = rng.uniform(low, high, [200_000, task.event_size])
         log_proposal = -np.sum(np.log(high - low))
     else:
         scale = 1.2 * samples.std(axis=0)
@@ -89,8 +102,8 @@ def test_reference_samples_match_the_normalised_density(task, where):
                               - 0.5 * math.log(2. * math.pi), axis=-1)
     weights = np.exp(task.log_posterior(points, x[None]) - log_proposal)
     for statistic in (lambda t: np.ones(len(t)), lambda t: t[:, 0],
-                      lambda t: t[:, 1], lambda t: t[:, 0]**2,
-                      lambda t: t[:, 0] * t[:, 1]):
+                      lambda t: t[:, -1], lambda t: t[:, 0]**2,
+                      lambda t: t[:, 0] * t[:, -1]):
         expected, got = weights * statistic(points), statistic(samples)
         error = math.hypot(expected.std() / math.sqrt(len(expected)),
                            got.std() / math.sqrt(len(got)))
@@ -106,17 +119,35 @@ def test_draws_to_test_on_are_the_same_for_every_seed(task):
     assert not np.isin(first.test[0], first.train[0]).any()
 
 
-@pytest.mark.parametrize('name', ['diabetes', 'digits'])
+@each_simulated
+def test_simulations_are_the_own_number_by_default(task):
+    data = task.data(0, test_count=10)
+    count = task.simulations
+    assert len(data.validation[0]) == max(30, count // 10)
+    assert len(data.train[0]) == count - len(data.validation[0])
+
+
+@pytest.mark.parametrize('name', [
+    name for name, task in tasks.TASKS.items() if isinstance(task, tasks.Measured)])
 def test_folds_cover_the_table_once(name):
     task = tasks.TASKS[name]
+    try:
+        table = np.concatenate(task.table(), axis=-1)
+    except ModuleNotFoundError as error:
+        pytest.skip(str(error))
+    assert np.isfinite(table).all() and len(table) >= 150
+    assert (table.std(axis=0) > 0.).all()
+
+    def rows(pairs):
+        joined = np.concatenate([np.concatenate(pair, axis=-1) for pair in pairs])
+        return joined[np.lexsort(joined.T)]
+
     folds = [task.data(seed) for seed in range(tasks.NUM_FOLDS)]
-    table = np.concatenate(task.table(), axis=-1)
-    tested = np.concatenate([np.concatenate(fold.test, axis=-1) for fold in folds])
-    np.testing.assert_array_equal(np.sort(tested, axis=0), np.sort(table, axis=0))
+    table = rows([(table,)])
+    np.testing.assert_array_equal(rows([fold.test for fold in folds]), table)
     for fold in folds:
-        rows = {tuple(row) for pair in (fold.train, fold.validation, fold.test)
-                for row in np.concatenate(pair, axis=-1)}
-        assert len(rows) == len(table)
+        np.testing.assert_array_equal(
+            rows([fold.train, fold.validation, fold.test]), table)
         assert fold.test[0].shape[1:] == (task.event_size,)
         assert fold.test[1].shape[1:] == (task.condition_size,)
 
@@ -124,7 +155,7 @@ def test_folds_cover_the_table_once(name):
 def test_losses_are_in_the_units_of_the_targets():
     # The right family, so standardisation undone in the wrong way would show.
     result = quality.run(
-        quality_peers.LinearGaussian, tasks.TASKS['Gaussian linear'], 0,
+        MODELS[LINEAR], tasks.TASKS['Gaussian linear'], 0,
         quality.Protocol(simulations=4000, test_draws=4000, observations=1,
                          samples=100, iterations=20))
     assert 0. < result['gap'] < 0.05
@@ -140,12 +171,43 @@ def test_c2st_tells_apart_what_differs():
 
 def test_measured_data_are_reported():
     task = tasks.TASKS['diabetes']
-    found = [quality.run(quality_peers.LinearGaussian, task, seed,
-                         quality.Protocol()) for seed in range(2)]
+    found = [quality.run(MODELS[LINEAR], task, seed, quality.Protocol())
+             for seed in range(2)]
     losses = [result['loss'] for result in found]
-    row = quality._section(task, found)[1].splitlines()[-1]
+    row = quality_report.section(task, pd.DataFrame(found))[1].splitlines()[-1]
     assert row.startswith(f'| linear Gaussian | {np.mean(losses):.3f} ± ')
     assert '| 0.000 ± 0.000 | 2 |' in row
+
+
+def test_family_and_tables_share_a_table_each():
+    def of(name, model, seed, loss):
+        task = tasks.TASKS[name]
+        more = dict(gap=loss, c2st=[0.5], optimum=0.) if isinstance(
+            task, tasks.Simulated) else {}
+        return dict(task=name, model=model, seed=seed, loss=loss, seconds=1.,
+                    cpu_seconds=1., epochs=1, parameters=1, **more)
+
+    prior, ours, zuko = tasks.FAMILY[0].name, 'tfp_conditional', 'zuko, its defaults'
+    text = quality_report.to_markdown({}, quality.Protocol(), [
+        of(name, model, seed, loss + seed)
+        for name, model, loss in [(prior, ours, 1.), (prior, zuko, 2.),
+                                  ('iris', ours, 3.), ('iris', zuko, 4.),
+                                  ('Engel', ours, 5.), ('Engel', zuko, 4.5)]
+        for seed in (0, 1)] + [of('iris', ours, 2, 0.)], {})
+    assert f'| {prior} | 1.500 ± 0.707 | 2.500 ± 0.707 |' in text
+    assert '| iris | -2.333 | -4.500 |' in text
+    assert "against 'zuko, its defaults', fold by fold: 2 wins, 2 losses" in text
+    assert text.count('## ') == 2
+
+
+def test_runs_of_so_many_simulations_are_read_again(tmp_path):
+    model, task = MODELS['zuko'], tasks.TASKS['two moons']
+    file = tmp_path / 'run.json'
+    for count, found in ((None, True), (10_000, True), (200, False)):
+        protocol = quality.Protocol(simulations=count)
+        file.write_text(json.dumps(quality._key(model, task, protocol)))
+        assert (quality.stored(file, model, task, quality.Protocol())
+                is not None) == found
 
 
 def _run(out, *arguments):

@@ -1,0 +1,218 @@
+"""The tables and pictures of `quality.py`, from its stored runs."""
+
+import json
+
+import numpy as np
+import pandas as pd
+
+import report
+import tasks
+from quality_peers import LINEAR, MODELS, OURS, ZUKO_DEFAULTS
+from tfp_conditional import calibration, plot
+
+# Of these there are tables in common, and no sections.
+COMPACT = {task.name for task in (*tasks.FAMILY, *tasks.TABLES)}
+
+
+def spread(values, digits=3):
+    """Mean ± standard deviation."""
+    text = f'{np.mean(values):.{digits}f}'
+    if len(values) > 1:
+        text += f' ± {np.std(values, ddof=1):.{digits}f}'
+    return text
+
+
+def by_task(frame, chosen):
+    """Pairs of the tasks that are `chosen` and that were run, and their runs."""
+    return [(task, part) for task in tasks.TASKS.values() if chosen(task)
+            and len(part := frame[frame['task'] == task.name])]
+
+
+def simulated(task):
+    return isinstance(task, tasks.Simulated)
+
+
+def by_model(part):
+    """Pairs of a model's name and its runs, by rising mean loss."""
+    order = part.groupby('model')['loss'].mean().sort_values()
+    return [(name, part[part['model'] == name]) for name in order.index]
+
+
+def compare(parts, show):
+    """A row a task, as `show` labels it, and a column a package.
+
+    Args:
+      parts: pairs of a task and its runs.
+      show: `dict` of what is added to the task's name -> function of the runs.
+    """
+    names = [name for name in MODELS
+             if any(name in set(part['model']) for _, part in parts)]
+    return report.table(pd.DataFrame([
+        {'': task.name + label, **{
+            name: function(runs) for name in names
+            if len(runs := part[part['model'] == name])}}
+        for task, part in parts for label, function in show.items()],
+        columns=['', *names]))
+
+
+def mean_c2st(runs):
+    return runs['c2st'].map(np.mean)
+
+
+def section(task, part):
+    """The table of one task."""
+    # Folds differ more than packages do, so differences are taken fold by fold.
+    linear = part[part['model'] == LINEAR].set_index('seed')['loss']
+    rows = []
+    for name, runs in by_model(part):
+        if simulated(task):
+            row = {'gap': spread(runs['gap']), '−log q': f'{runs["loss"].mean():.3f}',
+                   'C2ST': spread(mean_c2st(runs))}
+        else:
+            less = (runs['loss'] - runs['seed'].map(linear)).dropna()
+            row = {'−log q(y), held out': spread(runs['loss']),
+                   'less linear Gaussian\'s': spread(less) if len(less) else ''}
+        median = runs[['seconds', 'cpu_seconds', 'epochs']].median()
+        rows.append({
+            'package': name, **row, 'runs': len(runs),
+            'fit, s': f'{median["seconds"]:.1f}',
+            'fit, CPU s': f'{median["cpu_seconds"]:.1f}',
+            'epochs': f'{median["epochs"]:.0f}',
+            'parameters': runs['parameters'].iloc[0]})
+    lines = [f'## {task.name[0].upper()}{task.name[1:]}\n']
+    if simulated(task):
+        lines.append(f'Optimum {task.optimum:.3f} nats; {part["optimum"].iloc[0]:.3f} '
+                     'on the draws that are used.\n')
+    return [*lines, report.table(pd.DataFrame(rows)), *coverage_lines(part)]
+
+
+def levels_of(runs):
+    """Those of all curves."""
+    if 'levels' not in runs:
+        return []
+    return [curve for curves in runs['levels'].dropna() for curve in curves]
+
+
+def coverage_lines(part):
+    """What the levels say, where a model has any."""
+    lines = []
+    for name, runs in by_model(part):
+        levels = levels_of(runs)
+        if not levels:
+            continue
+        _, lower, upper = calibration.coverage_band(len(levels[0]))
+        curves = [calibration.coverage_curve(x)[1] for x in levels]
+        inside = sum(np.all((lower <= x) & (x <= upper)) for x in curves)
+        alphas, pooled = calibration.coverage_curve(np.concatenate(levels))
+        worst = np.argmax(np.abs(pooled - alphas))
+        lines.append(
+            f'Expected coverage of {name}, on {len(levels[0])} fresh draws each: '
+            f'{inside} of {len(levels)} curves, {len(levels) // len(runs)} of each '
+            'fit, are inside the 95 % band of exact calibration from end to end. '
+            f'Regions of credibility {alphas[worst]:.2f} hold {pooled[worst]:.3f} of '
+            'all draws, which is farthest off.\n')
+    return lines
+
+
+def family_lines(frame):
+    """The gaps of the family of priors."""
+    parts = by_task(frame, tasks.FAMILY.__contains__)
+    return parts and ['## Family of priors\n\nGap, nats.\n', compare(
+        parts, {'': lambda runs: spread(runs['gap'])})]
+
+
+def measured_lines(frame):
+    """The densities of all measured tables, and who wins how many folds."""
+    parts = by_task(frame, lambda task: not simulated(task))
+    if not parts:
+        return []
+    lines = ['## Measured tables\n\nMean log q(y), held out, nats.\n', compare(
+        parts, {'': lambda runs: f'{-runs["loss"].mean():.3f}'})]
+    folds = pd.concat([part for _, part in parts]).pivot_table(
+        index=['task', 'seed'], columns='model', values='loss')
+    if {OURS, ZUKO_DEFAULTS} <= set(folds):
+        less = (folds[OURS] - folds[ZUKO_DEFAULTS]).dropna()
+        tables = less.groupby('task').mean()
+        lines.append(
+            f'{OURS} against {ZUKO_DEFAULTS!r}, fold by fold: {np.sum(less < 0.)} wins, '
+            f'{np.sum(less > 0.)} losses; by the means of tables {np.sum(tables < 0.)} '
+            f'wins, {np.sum(tables > 0.)} losses.\n')
+    return lines
+
+
+def to_markdown(environment, protocol, found, failed):
+    """The report of all tasks that were run."""
+    frame = pd.DataFrame(found, columns=None if found else ['task', 'model'])
+    single = by_task(frame, lambda task: task.name not in COMPACT)
+    return '\n'.join([
+        report.heading('Quality of learnt densities', environment),
+        f'{protocol.simulations or "10000 or so many as are said"} simulations, a '
+        f'tenth of them for validation; gap on {protocol.test_draws} fresh draws; C2ST '
+        f'at {protocol.observations} observations with {protocol.samples} draws of '
+        f'each side; measured data in {tasks.NUM_FOLDS} folds. Mean ± standard '
+        'deviation of runs, nats; medians of times, on one thread, compilation '
+        'included. `benchmarks/quality.py` says how, and `quality.json` with which '
+        'settings.\n',
+        compare([(task, part) for task, part in single if simulated(task)], {
+            ', gap': lambda runs: spread(runs['gap']),
+            ', C2ST': lambda runs: f'{mean_c2st(runs).mean():.3f}',
+            ', fit, s': lambda runs: f'{runs["seconds"].median():.1f}'}),
+        *family_lines(frame), *measured_lines(frame),
+        *(line for task, part in single for line in section(task, part)),
+        *(f'Not measured: {name}: {reason}\n' for name, reason in failed.items())])
+
+
+def draw(file, parts):
+    """A panel for each task, a point for each run, a line at the mean."""
+    figure, axes = report.panels(len(parts), size=(4.6, 3.8))
+    for ax, (task, part) in zip(axes, parts):
+        key = 'gap' if simulated(task) else 'loss'
+        models = by_model(part)[::-1]
+        for i, (name, runs) in enumerate(models):
+            colour = plot.VERMILION if name == OURS else plot.BLUE
+            ax.plot(runs[key], [i] * len(runs), 'o', color=colour, alpha=0.5, mew=0)
+            ax.plot([runs[key].mean()] * 2, [i - 0.3, i + 0.3], color=colour)
+        ax.set_yticks(range(len(models)), [name.replace(' without', '\nwithout')
+                                           for name, _ in models], fontsize=9)
+        ax.set(title=task.name, ylim=(-0.6, len(models) - 0.4),
+               xlabel='gap, nats' if key == 'gap' else '−log q(y), held out, nats')
+        if key == 'gap' and part['gap'].min() > 0.:
+            ax.set_xscale('log')
+            report.log_ticks(ax.xaxis)
+    report.save(figure, file)
+
+
+def draw_coverage(file, parts):
+    """A panel for each task, the curves of its runs, over the band of exact ones."""
+    figure, axes = report.panels(len(parts), 5, (3.2, 2.8), sharey=True)
+    for ax, (task, levels) in zip(axes, parts):
+        alphas, lower, upper = calibration.coverage_band(len(levels[0]))
+        # Less the diagonal, beside which all curves look alike.
+        ax.fill_between(alphas, lower - alphas, upper - alphas, color=plot.BAND,
+                        linewidth=0)
+        for part in levels:
+            ax.plot(alphas, calibration.coverage_curve(part)[1] - alphas,
+                    color=plot.VERMILION, alpha=0.4)
+        ax.set(title=task.name, xlabel='credibility', xlim=(0, 1))
+    axes[0].set_ylabel('coverage less credibility')
+    report.save(figure, file)
+
+
+def write(out, protocol, found, failed):
+    """Writes the tables, the numbers and the pictures; returns the tables."""
+    environment = report.environment()
+    text = to_markdown(environment, protocol, found, failed)
+    (out / 'quality.md').write_text(text, encoding='utf-8')
+    (out / 'quality.json').write_text(json.dumps(dict(
+        environment=environment, failed=failed, runs=found), indent=1),
+        encoding='utf-8')
+    if found:
+        frame = pd.DataFrame(found)
+        parts = by_task(frame, lambda task: task.name not in COMPACT)
+        levels = [(task, curves) for task, part in parts if (
+            curves := levels_of(part[part['model'] == OURS]))]
+        if parts:
+            draw(out / 'quality.png', parts)
+        if levels:
+            draw_coverage(out / 'coverage.png', levels)
+    return text

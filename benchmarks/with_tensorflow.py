@@ -1,0 +1,387 @@
+"""This package, and TensorFlow Probability by hand."""
+
+import dataclasses
+import math
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_probability as tfp
+
+import peers
+import tfp_conditional as tfpc
+from tfp_conditional import calibration
+from tfp_conditional.networks.network import UNIT_RANGE
+from tfp_conditional.transformers.transformer import soften
+
+tfd, tfb = tfp.distributions, tfp.bijectors
+
+# That of all `real_nvp`s: the flow's own depends on the number of layers, that of the
+# template does not.
+AFFINE = tfpc.Affine()
+
+
+def _normal(event_size):
+    return tfd.Independent(tfd.Normal(tf.zeros(event_size), 1.), 1)
+
+
+class TensorFlow(peers.Package):
+    """What they share; builders set `self.variables` and `self.distribution`.
+
+    With equal seeds the variables of all `real_nvp`s hold equal values in the same
+    order. `kwargs(c)` are those of the bijector.
+    """
+
+    modes = ('eager', 'graph', 'XLA')
+    mode = 'graph'
+    reseed = staticmethod(tf.keras.utils.set_random_seed)
+
+    @property
+    def num_parameters(self):
+        return sum(math.prod(variable.shape) for variable in self.variables)
+
+    def perturb(self, scale=0.05, seed=1):
+        """Moves every variable away from its initial value; returns `self`."""
+        rng = np.random.default_rng(seed)
+        for variable in self.variables:
+            variable.assign_add(tf.cast(
+                rng.normal(scale=scale, size=variable.shape), tf.float32))
+        return self
+
+    @staticmethod
+    def tensor(array):
+        return tf.constant(array, tf.float32)
+
+    def operation(self, name, mode):
+        if name == 'train':
+            self._optimizer = tf.keras.optimizers.Adam(self.learning_rate)
+            self._optimizer.build(self.variables)
+        return self.compiled(getattr(self, name), mode)
+
+    def sampler(self, n, mode):
+        return self.compiled(lambda c: self.many(c, n), mode)
+
+    @staticmethod
+    def compiled(function, mode):
+        if mode == 'eager':
+            return function
+        return tf.function(function, jit_compile=True if mode == 'XLA' else None)
+
+    def log_prob(self, y, c):
+        return self.distribution.log_prob(y, bijector_kwargs=self.kwargs(c))
+
+    def sample(self, y, c):
+        return self.distribution.sample(y.shape[0], bijector_kwargs=self.kwargs(c))
+
+    def sample_and_log_prob(self, y, c):
+        return self.distribution.experimental_sample_and_log_prob(
+            y.shape[0], bijector_kwargs=self.kwargs(c))
+
+    def forward(self, x, c):
+        return self.distribution.bijector.forward(x, **self.kwargs(c))
+
+    def inverse(self, y, c):
+        return self.distribution.bijector.inverse(y, **self.kwargs(c))
+
+    def train(self, y, c):
+        with tf.GradientTape() as tape:
+            loss = -tf.reduce_mean(self.log_prob(y, c))
+        gradients = tape.gradient(loss, self.variables)
+        self._optimizer.apply_gradients(zip(gradients, self.variables))
+        return loss
+
+    def prepare(self, steps):
+        self._optimizer = tf.keras.optimizers.AdamW(
+            tf.keras.optimizers.schedules.CosineDecay(
+                self.training['learning_rate'], steps),
+            weight_decay=self.training['weight_decay'],
+            global_clipnorm=self.training['clip_norm'])
+        self._optimizer.build(self.variables)
+        self._step = self.compiled(self.train, self.mode)
+
+    def step(self, y, c):
+        return float(self._step(y, c))
+
+    def weights(self):
+        return [variable.numpy() for variable in self.variables]
+
+    def restore(self, weights):
+        for variable, value in zip(self.variables, weights):
+            variable.assign(value)
+
+
+class Ours(TensorFlow):
+    """This package: `flow(base)`, or `conditional_density` and `fit`."""
+
+    def real_nvp(self, architecture):
+        self.flow = tfpc.ConditionalRealNVP(
+            *dataclasses.astuple(architecture), transformer=AFFINE, seed=self.seed)
+        self.variables = self.flow.trainable_variables
+        self.distribution = self.flow(_normal(architecture.event_size))
+
+    def density(self, event_size, condition_size, flow=None):
+        self.distribution = tfpc.conditional_density(
+            event_size, condition_size, seed=self.seed, support=self.support(),
+            **flow or {})
+        self.variables = self.distribution.trainable_variables
+
+    @staticmethod
+    def support():
+        """That of the targets; `None`: found in the data."""
+
+    def given(self, c):
+        return self.distribution.given(c)
+
+    def kwargs(self, c):
+        return {'conditions': c}
+
+    def given_log_prob(self, y, c):
+        return self.given(c).log_prob(y)
+
+    def given_sample(self, y, c):
+        return self.given(c).sample()
+
+    def given_sample_and_log_prob(self, y, c):
+        return self.given(c).experimental_sample_and_log_prob()
+
+    def many(self, c, n):
+        return self.given(c).sample(n)
+
+    def hot(self, operation, batch):
+        eager = getattr(self, f'given_{operation}')
+        found = {'`given(c)`, eager': lambda y, c: peers.to_numpy(eager(y, c))}
+        for end, frozen in (('', False), (', frozen', True)):
+            for mode, jit_compile in (('XLA', True), ('graph', False)):
+                call = self.distribution.compiled(
+                    operation, [batch], frozen=frozen, jit_compile=jit_compile)
+                found[f'`compiled`, {mode}{end}'] = (
+                    call if operation == 'log_prob'
+                    else lambda y, c, call=call: call(c))
+        return found
+
+    def fit(self, train, validation):
+        history = tfpc.fit(self.distribution, *train, validation_data=validation,
+                           verbose=False, seed=self.seed, **self.training or {})
+        return len(history['epoch'])
+
+    def levels(self, y, c, count):
+        """Of the highest-density regions that just hold `y`, by `count` samples."""
+        return calibration.expected_coverage(self.distribution, y, c, count, seed=0,
+                                             verbose=False)
+
+
+class OursWithoutBounds(Ours):
+    """The same where hard edges of the targets stay as they are."""
+
+    support = staticmethod(tfb.Identity)
+
+
+class StockClass(Ours):
+    """`tfd.TransformedDistribution` over this package's flow."""
+
+    def real_nvp(self, architecture):
+        super().real_nvp(architecture)
+        self.base = self.distribution.distribution
+        self.distribution = tfd.TransformedDistribution(self.base, self.flow)
+
+    def given(self, c):
+        return tfd.TransformedDistribution(self.base, self.flow.condition(c))
+
+
+class Floor(TensorFlow):
+    """The same maths in straight-line TensorFlow: no class, no check, no merge.
+
+    The variables are those that the package makes, found by their names.
+    """
+
+    def real_nvp(self, architecture):
+        self.architecture = architecture
+        made = Ours('real_nvp', architecture, seed=self.seed)
+        self.variables = made.variables
+        self.layers = [{v.name.split('/')[-1].split(':')[0]: v
+                        for v in layer.trainable_variables}
+                       for layer in made.flow.bijectors]
+
+    def _parameters(self, hidden, layer):
+        for i in range(1, len(self.architecture.hidden_layers) + 1):
+            hidden = tf.matmul(tf.nn.relu(hidden), layer[f'kernel_{i}'])
+            hidden += layer[f'bias_{i}']
+        shift, log_scale = tf.split(hidden, 2, axis=-1)
+        bound = AFFINE.max_log_scale
+        return (soften(shift, AFFINE.shift_range),
+                bound * tf.tanh(log_scale / bound))
+
+    def _network(self, layer, units, c):
+        hidden = tf.matmul(c, layer['condition_kernel']) + layer['bias_0']
+        hidden += tf.matmul(soften(units, UNIT_RANGE), layer['unit_kernel'])
+        return self._parameters(hidden, layer)
+
+    def _concatenated(self, layer, units, c):
+        hidden = tf.matmul(tf.concat([soften(units, UNIT_RANGE), c], axis=-1),
+                           layer['kernel']) + layer['bias_0']
+        return self._parameters(hidden, layer)
+
+    def _halves(self, value):
+        size = self.architecture.event_size
+        return tf.split(value, [size // 2, size - size // 2], axis=-1)
+
+    def _forward_and_log_det(self, x, c, network):
+        halves, total = self._halves(x), 0.
+        for i in reversed(range(len(self.layers))):
+            shift, log_scale = network(self.layers[i], halves[i % 2], c)
+            halves[1 - i % 2] = halves[1 - i % 2] * tf.exp(log_scale) + shift
+            total += tf.reduce_sum(log_scale, axis=-1)
+        return tf.concat(halves, axis=-1), total
+
+    def _inverse_and_log_det(self, y, c):
+        halves, total = self._halves(y), 0.
+        for i, layer in enumerate(self.layers):
+            shift, log_scale = self._network(layer, halves[i % 2], c)
+            halves[1 - i % 2] = (halves[1 - i % 2] - shift) * tf.exp(-log_scale)
+            total -= tf.reduce_sum(log_scale, axis=-1)
+        return tf.concat(halves, axis=-1), total
+
+    def _base_log_prob(self, x):
+        return (-0.5 * tf.reduce_sum(x**2, axis=-1)
+                - 0.5 * math.log(2. * math.pi) * self.architecture.event_size)
+
+    def log_prob(self, y, c):
+        x, log_det = self._inverse_and_log_det(y, c)
+        return self._base_log_prob(x) + log_det
+
+    def sample(self, y, c):
+        return self.forward(tf.random.normal(y.shape), c)
+
+    def sample_and_log_prob(self, y, c):
+        x = tf.random.normal(y.shape)
+        y, log_det = self._forward_and_log_det(x, c, self._network)
+        return y, self._base_log_prob(x) - log_det
+
+    def sampler(self, n, mode):
+        # The first kernel in one piece, as a hand-written flow would have it.
+        for layer in self.layers:
+            layer.setdefault('kernel', tf.Variable(tf.concat(
+                [layer['unit_kernel'], layer['condition_kernel']], axis=0)))
+        return super().sampler(n, mode)
+
+    def many(self, c, n):
+        # As it is mostly written: the conditions concatenated to every sample.
+        x = tf.random.normal([n * c.shape[0], self.architecture.event_size])
+        y, _ = self._forward_and_log_det(x, tf.tile(c, [n, 1]), self._concatenated)
+        return tf.reshape(y, [n, c.shape[0], -1])
+
+    def forward(self, x, c):
+        return self._forward_and_log_det(x, c, self._network)[0]
+
+    def inverse(self, y, c):
+        return self._inverse_and_log_det(y, c)[0]
+
+
+class _ByName(TensorFlow):
+    """A stock chain, which hands `keyword` to the bijectors of these names."""
+
+    keyword = 'conditions'
+
+    def _chain(self, parts, event_size):
+        self.distribution = tfd.TransformedDistribution(_normal(event_size),
+                                                        tfb.Chain(parts))
+        self._names = [part.name for part in parts if part.name.startswith('layer_')]
+
+    def kwargs(self, c):
+        return {name: {self.keyword: c} for name in self._names}
+
+    def log_prob(self, y, c):
+        # A copy, or TFP's cache would answer without a pass from the second call.
+        return super().log_prob(tf.identity(y), c)
+
+    def many(self, c, n):
+        return self.distribution.sample([n, c.shape[0]],
+                                        bijector_kwargs=self.kwargs(c))
+
+
+class StockTFP(_ByName):
+    """`tfb.Chain` of `tfb.RealNVP`, conditioned by this package's template."""
+
+    def real_nvp(self, architecture):
+        half = architecture.event_size // 2
+        rest = architecture.event_size - half
+        layers, self.variables = [], []
+        for i in range(architecture.num_layers):
+            masked, units = (half, rest) if i % 2 == 0 else (rest, half)
+            template = tfpc.conditional_real_nvp_template(
+                architecture.hidden_layers, input_size=masked, output_units=units,
+                condition_size=architecture.condition_size, seed=(self.seed, i))
+            layers.append(tfb.RealNVP(
+                num_masked=masked if i % 2 == 0 else -masked,
+                shift_and_log_scale_fn=template, name=f'layer_{i}'))
+            self.variables += template.trainable_variables
+        self._chain(layers, architecture.event_size)
+
+
+class Autoregressive(_ByName):
+    """`tfb.MaskedAutoregressiveFlow` on conditional `tfb.AutoregressiveNetwork`s.
+
+    With `bins` its layers are rational-quadratic splines, else affine.
+    """
+
+    keyword = 'conditional_input'
+
+    def density(self, event_size, condition_size, layers, hidden_units, bins, bound):
+        self.variables, parts = [], []
+        for i in range(layers):
+            network = tfb.AutoregressiveNetwork(
+                3 * bins - 1 if bins else 2, event_shape=[event_size],
+                conditional=True, conditional_event_shape=[condition_size],
+                hidden_units=list(hidden_units), activation='relu')
+            network(tf.zeros([1, event_size]),
+                    conditional_input=tf.zeros([1, condition_size]))
+            self.variables += network.trainable_variables
+            how = (dict(bijector_fn=_spline(network, bins, bound)) if bins
+                   else dict(shift_and_log_scale_fn=network))
+            parts += [tfb.MaskedAutoregressiveFlow(**how, name=f'layer_{i}'),
+                      tfb.Permute(self.rng.permutation(event_size))]
+        self._chain(parts, event_size)
+
+
+def _spline(network, bins, bound, least=1e-3):
+    """A `bijector_fn` of splines on [-bound, bound]; parameters 0: the identity."""
+    def bijector_fn(x, conditional_input):
+        widths, heights, slopes = tf.split(
+            network(x, conditional_input=conditional_input),
+            [bins, bins, bins - 1], axis=-1)
+        sizes = [2. * bound * (least + (1. - bins * least) * tf.nn.softmax(z))
+                 for z in (widths, heights)]
+        return tfb.RationalQuadraticSpline(
+            *sizes, least + tf.nn.softplus(slopes + math.log(math.e - 1.)),
+            range_min=-bound)
+
+    return bijector_fn
+
+
+class GaussianMixture(TensorFlow):
+    """An MLP to a mixture of Gaussians of full covariance (Bishop 1994)."""
+
+    def density(self, event_size, condition_size, components, hidden_units):
+        entries = event_size * (event_size + 1) // 2
+        self._shape = [-1, components, event_size + entries]
+        self._sizes = [event_size, entries]
+        self._fill = tfb.FillScaleTriL(diag_bijector=tfb.Softplus(), diag_shift=1e-3)
+        self._network = tf.keras.Sequential(
+            [tf.keras.Input([condition_size])]
+            + [tf.keras.layers.Dense(units, 'relu') for units in hidden_units]
+            + [tf.keras.layers.Dense(components * (1 + event_size + entries))])
+        self.variables = [v.value for v in self._network.trainable_variables]
+
+    def _distribution(self, c):
+        parameters = self._network(c)
+        components = self._shape[1]
+        means, scales = tf.split(tf.reshape(parameters[:, components:], self._shape),
+                                 self._sizes, axis=-1)
+        return tfd.MixtureSameFamily(
+            tfd.Categorical(logits=parameters[:, :components]),
+            tfd.MultivariateNormalTriL(means, self._fill.forward(scales)))
+
+    def log_prob(self, y, c):
+        return self._distribution(c).log_prob(y)
+
+    def many(self, c, n):
+        return self._distribution(c).sample(n)
