@@ -356,7 +356,7 @@ def learning_curve(history, ax=None):
 def _given(dist, condition):
     """`dist` for one condition, and the size of its events."""
     flow = calibration.conditional_bijector(dist)
-    condition = flow._condition_spec.check(condition, flow.name)
+    condition = flow.check_conditions(condition)
     for leaf in tf.nest.flatten(condition):
         if leaf.shape.rank != 1:
             raise ValueError('`condition` must be one, [S]; got shape '
