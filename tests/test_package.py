@@ -24,7 +24,7 @@ ORDER = {
                   'chain', 'regression', 'standardize', 'embedding', 'support'),
     'flows': ('real_nvp', 'masked_autoregressive', 'density'),
     'export': (),
-    'fitting': ('fit',),
+    'fitting': ('data', 'optimizer', 'training', 'validation', 'checkpoint', 'fit'),
     'calibration': (), 'plot': (),
     'testing': ('subject', 'check', 'values', 'state', 'densities', 'checks',
                 'strategies'),

@@ -49,7 +49,7 @@ except ImportError as error:
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core import seeds
-from tfp_conditional.fitting.fit import checked_data
+from tfp_conditional.fitting.data import checked_data
 
 _EVENTS = 2**15        # Samples that meet the network at once.
 _SIMULATIONS = 10_000  # Of calibrated results, for simultaneous bands.

@@ -1,0 +1,205 @@
+"""The data of a fit, checked: `Arrays` of rows, or the `Batches` of a Dataset."""
+
+import typing
+import zlib
+
+import numpy as np
+import tensorflow as tf
+
+from tfp_conditional.bijectors import adapt as adapt_lib
+from tfp_conditional.core import _tfp
+from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.core import conditions as conditions_lib
+
+EVALUATION_ROWS = 4096   # Rows that meet the network at once where nothing is trained.
+_DATASET_ROWS = 10000   # The first of a Dataset, up to a whole batch, to adapt to.
+
+
+class Arrays(typing.NamedTuple):
+    """Targets `[N, ...]`, and a nest of conditions `[N, ...]`, `()` for none."""
+
+    targets: typing.Any
+    conditions: typing.Any
+
+    @property
+    def num_rows(self):
+        return self.targets.shape[0]
+
+    def take(self, at):
+        """The rows at a slice or at indices."""
+        return tf.nest.map_structure(
+            lambda x: x[at] if isinstance(at, slice) else tf.gather(x, at), self)
+
+    def split(self, fraction, entropy):
+        """The rows to train on, and the others; (*entropy, 0) is no epoch's seed."""
+        count = self.num_rows
+        held = int(round(count * fraction))
+        if not 0 < held < count:
+            raise ValueError(f'`validation_split` must leave rows to both sides; got '
+                             f'{fraction} of {count} rows.')
+        order = np.random.default_rng((*entropy, 0)).permutation(count)
+        return self.take(order[held:]), self.take(order[:held])
+
+    def num_steps(self, batch_size):
+        return -(-self.num_rows // batch_size)
+
+    def order(self, rng, num_steps, multiple):
+        """Indices of the rows of an epoch `[num_steps, B]`, B a multiple of this."""
+        size = self.num_rows // num_steps // multiple * multiple
+        rows = rng.permutation(self.num_rows)[:num_steps * size]
+        return tf.constant(rows.reshape(num_steps, size))
+
+    def sample(self, entropy, rows=None):
+        """One batch of all rows, or of so many at random."""
+        if rows is None or self.num_rows <= rows:
+            return [self]
+        return [self.take(np.random.default_rng((*entropy, 0)).choice(
+            self.num_rows, rows, replace=False))]
+
+    def batches(self):
+        """All rows in their order."""
+        return [self.take(slice(i, i + EVALUATION_ROWS))
+                for i in range(0, self.num_rows, EVALUATION_ROWS)]
+
+    def digest(self):
+        return [[list(x.shape), zlib.crc32(np.ascontiguousarray(x).tobytes())]
+                for x in tf.nest.flatten(self)]
+
+
+class Batches:
+    """A Dataset of batches (targets, conditions), or of targets alone."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+
+    def split(self, fraction, entropy):
+        del fraction, entropy
+        raise ValueError('`validation_split` needs arrays; got a Dataset. Split it '
+                         'with `take` and `skip`, and give `validation_data`.')
+
+    def num_steps(self, batch_size):
+        del batch_size   # The Dataset has its own.
+        count = int(self._dataset.cardinality())
+        if count == tf.data.INFINITE_CARDINALITY or not count:
+            raise ValueError('`targets`, a Dataset, must have batches, and finitely '
+                             f'many; got {count or "none"}. Use `.take(steps)`.'
+                             .replace('-1', 'infinitely many'))
+        if count == tf.data.UNKNOWN_CARDINALITY:
+            count = int(self._dataset.reduce(np.int64(0), lambda n, _: n + 1))
+        return count
+
+    def sample(self, entropy, rows=None):
+        """The first batches."""
+        del entropy, rows
+        batches, count = [], 0
+        for batch in self.batches():
+            batches.append(batch)
+            count += len(batch[0])
+            if count >= _DATASET_ROWS:
+                break
+        return batches
+
+    def batches(self):
+        """Batches (targets, conditions), the conditions `()` for none."""
+        return (batch if isinstance(batch, tuple) else (batch, ())
+                for batch in self._dataset)
+
+    def digest(self):
+        return str(self._dataset.element_spec)
+
+
+def or_none(conditions):
+    """`None` for `()`, the conditions of dists that take none."""
+    return None if isinstance(conditions, tuple) and not conditions else conditions
+
+
+def checked_data(dist, targets, conditions, label):
+    """Targets and conditions as `Arrays`, their rows checked, or as `Batches`."""
+    flow = getattr(dist, 'bijector', None)
+    if isinstance(targets, tf.data.Dataset):
+        _check_elements(dist, targets.element_spec, conditions, label)
+        return Batches(targets)
+    targets = conditions_lib.as_tensor(targets, dist.dtype, label, lossless=True)
+    event = dist.event_shape
+    if not targets.shape.rank or not targets.shape[1:].is_compatible_with(event):
+        raise ValueError(f'`{label}` must have shape [N, ...] with rows of shape '
+                         f'{event}; got {targets.shape}.')
+    if not targets.shape[0]:
+        raise ValueError(f'`{label}` must have at least one row; got none.')
+    if isinstance(flow, bijector_lib.ConditionalBijector) and conditions is None:
+        raise TypeError(f'`conditions` are required by {flow.name!r} and were not '
+                        f'given with `{label}`; pass [N, {flow.condition_size}].')
+    if conditions is None:
+        conditions = ()
+    elif flow is None or isinstance(flow, _tfp.Chain):
+        raise TypeError(f'`dist` takes no conditions; got some with `{label}` for '
+                        f'{dist.name!r}. Use `flow(base)` of a ConditionalBijector, '
+                        'and ConditionalChain for tfb.Chain.')
+    elif isinstance(flow, bijector_lib.ConditionalBijector):
+        conditions = flow.condition_spec.check(conditions, flow.name, lossless=True)
+    else:
+        conditions = tf.nest.map_structure(tf.convert_to_tensor, conditions)
+    for leaf in tf.nest.flatten(conditions):
+        if leaf.shape[:1] != targets.shape[:1]:
+            raise ValueError(f'`{label}` and its conditions must have as many rows; '
+                             f'got shapes {targets.shape} and {leaf.shape}.')
+    check_values(flow, targets, conditions, label)
+    return Arrays(targets, conditions)
+
+
+def check_values(flow, targets, conditions, label):
+    """Refuses rows that are not finite, or have no density under the flow."""
+    for name, x in [(label, targets), *[
+            ('conditions', leaf) for leaf in tf.nest.flatten(conditions)
+            if leaf is not None and leaf.dtype.is_floating]]:
+        finite = np.isfinite(np.asarray(x)).reshape(len(x), -1).all(-1)
+        if not finite.all():
+            raise ValueError(
+                f'`{name}` must be finite; {np.sum(~finite)} of {len(x)} rows are '
+                f'not, the first of them row {np.argmin(finite)}. Drop or fill '
+                'them.')
+    if flow is not None:
+        adapt_lib.check_support(flow, targets, label)
+
+
+def _check_elements(dist, spec, conditions, label):
+    """Refuses a Dataset whose elements are not batches of what `fit` takes."""
+    parts = spec if isinstance(spec, tuple) else (spec,)
+    if conditions is not None or not 1 <= len(parts) <= 2 or isinstance(
+            parts[0], (dict, tuple)):
+        raise ValueError(f'`{label}`, a Dataset, must have elements (targets, '
+                         'conditions), or targets alone, and `conditions` be '
+                         f'None; got elements {spec}. Use `.map(...)` to make pairs.')
+    for part in tf.nest.flatten(spec):
+        if not isinstance(part, tf.TensorSpec):
+            raise TypeError(f'Elements of `{label}`, a Dataset, must be dense tensors; '
+                            f'got {part}. Use `.map(...)` with `.to_tensor()` of '
+                            'ragged ones, `tf.sparse.to_dense(...)` of sparse ones.')
+    flow = getattr(dist, 'bijector', None)
+    if isinstance(flow, bijector_lib.ConditionalBijector) and len(parts) == 1:
+        raise TypeError(f'`conditions` are required by {flow.name!r}, and `{label}`, a '
+                        'Dataset, has targets alone; its elements must be (targets, '
+                        'conditions).')
+    shape, event = parts[0].shape, dist.event_shape
+    if shape.rank is not None and event.rank == shape.rank:
+        raise ValueError(f'`{label}`, a Dataset, must have batches of events for '
+                         f'elements, [B, ...]; got targets {shape}, one event each. '
+                         'Use `.batch(batch_size)`.')
+    if not shape[1:].is_compatible_with(event):
+        raise ValueError(f'`{label}`, a Dataset, must have targets [B, ...] of events '
+                         f'{event}; got {shape}.')
+    if parts[0].dtype != dist.dtype:
+        raise TypeError(f'`{label}`, a Dataset, must have targets of dtype '
+                        f'{dist.dtype.name}; got {parts[0].dtype.name}. Cast them by '
+                        '`.map(...)`, or make the flow with that dtype.')
+
+
+def checked_validation(dist, data):
+    """`checked_data` of what a user gives as `validation_data`, or `None`."""
+    if data is None:
+        return None
+    pair = data if isinstance(data, (tuple, list)) else (data,)
+    if len(pair) > 2:
+        raise ValueError('`validation_data` must be (targets, conditions), targets '
+                         f'alone, or a Dataset; got {len(pair)} parts.')
+    return checked_data(dist, *pair, *[None] * (2 - len(pair)), 'validation_data')
