@@ -1,6 +1,7 @@
 """Latent-space policies: densities, acting, hierarchies, learning, resuming."""
 
 import copy
+import functools
 import os
 import pickle
 import subprocess
@@ -26,9 +27,11 @@ S = np.random.default_rng(0).normal(size=[6, 3]).astype(np.float32)
 
 
 def made(observation_space=3, action_space=(LOW, HIGH), seed=0, **kwargs):
-    """A policy that is not at its initial identity."""
+    """A small policy that is not at its initial identity."""
     return flows.perturb(rl.LatentSpacePolicy(
-        observation_space, action_space, seed=seed, **kwargs), seed)
+        observation_space, action_space, seed=seed, **{'flow': functools.partial(
+            tfpc.ConditionalRealNVP, num_coupling_layers=2, hidden_layers=(8,),
+            seed=seed), **kwargs}), seed)
 
 
 @pytest.fixture(scope='module')

@@ -18,6 +18,7 @@ from tfp_conditional.core.bijector import ConditionalBijector
 from tfp_conditional.core.distribution import given
 from tfp_conditional.core.distribution import ConditionalTransformedDistribution
 from tfp_conditional.core.dropout import training
+from tfp_conditional.export import Exportable
 from tfp_conditional.export import exportable
 from tfp_conditional.fitting.fit import fit
 from tfp_conditional.flows.density import conditional_density
@@ -25,6 +26,7 @@ from tfp_conditional.flows.masked_autoregressive import ConditionalMaskedAutoreg
 from tfp_conditional.flows.real_nvp import ConditionalRealNVP
 from tfp_conditional.networks.mlp import MLP
 from tfp_conditional.networks.residual import ResidualNetwork
+from tfp_conditional.networks.template import ConditionalRealNVPTemplate
 from tfp_conditional.networks.template import conditional_real_nvp_template
 from tfp_conditional.transformers.affine import Additive
 from tfp_conditional.transformers.affine import Affine
@@ -43,7 +45,9 @@ __all__ = [
     'ConditionalEmbedding',
     'ConditionalMaskedAutoregressiveFlow',
     'ConditionalRealNVP',
+    'ConditionalRealNVPTemplate',
     'ConditionalTransformedDistribution',
+    'Exportable',
     'Gaussianization',
     'InvertibleLinear',
     'MLP',

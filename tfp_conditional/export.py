@@ -1,11 +1,11 @@
-"""`exportable`: a distribution as a module that a SavedModel keeps whole."""
+"""`Exportable`: a distribution as a module that a SavedModel keeps whole."""
 
 import tensorflow as tf
 
 from tfp_conditional.core import distribution as distribution_lib
 
 
-class exportable(tf.Module):  # pylint: disable=invalid-name
+class Exportable(tf.Module):
     """What `tf.saved_model.save` needs to keep a conditional distribution's methods.
 
     `tf.saved_model.save(dist)` does it by itself for a
@@ -25,7 +25,7 @@ class exportable(tf.Module):  # pylint: disable=invalid-name
     flow = tfpc.ConditionalRealNVP(event_size=2, condition_size=3)
     dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
     path = tempfile.mkdtemp()
-    tf.saved_model.save(dist, path)      # or `tfpc.exportable(dist)`
+    tf.saved_model.save(dist, path)      # or `tfpc.Exportable(dist)`
 
     loaded = tf.saved_model.load(path)               # needs no tfp_conditional
     samples = loaded.sample(7, tf.ones([5, 3]))      # [7, 5, 2]
@@ -63,3 +63,6 @@ class exportable(tf.Module):  # pylint: disable=invalid-name
         self._distribution = distribution
         for method, function in distribution.exported_methods().items():
             setattr(self, method, function)
+
+
+exportable = Exportable   # As it was called first.

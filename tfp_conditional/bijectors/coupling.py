@@ -177,8 +177,16 @@ class ConditionalElementwise(_ConditionedTransformer):
                  name='conditional_elementwise'):
         """Constructs the layer; its variables exist on return.
 
-        Args are those of `ConditionalCoupling`, less `mask`. A `conditioner` of
-        your own is called with units of width 0, `[..., 0]`.
+        Args:
+          event_size: `int` D >= 1.
+          condition_size: `int` S, or a nest of `int`.
+          hidden_layers, activation, transformer, dtype, seed, validate_args, name: as
+            of `ConditionalCoupling`.
+          conditioner: likewise; one of your own is called with units of width 0,
+            `[..., 0]`, and returns `[..., k D]`.
+
+        Raises:
+          TypeError, ValueError: naming the argument, what was expected and what came.
         """
         parameters = dict(locals())
         super().__init__(event_size, condition_size, np.zeros(event_size, bool),

@@ -66,7 +66,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
 
     `copy.deepcopy(dist)` has variables of its own: a target network. `dist.copy(...)`
     shares them, but for those of the parts that it is given. pickle,
-    `tf.train.Checkpoint` and `tf.saved_model.save` (see `exportable`) keep it whole.
+    `tf.train.Checkpoint` and `tf.saved_model.save` (see `Exportable`) keep it whole.
     """
 
     def __init__(self, distribution, bijector, kwargs_split_fn=None,
@@ -336,7 +336,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
     # Copies and exports.
 
     def exported_methods(self):
-        """Name -> `tf.function`, as `exportable` describes them.
+        """Name -> `tf.function`, as `Exportable` describes them.
 
         What they run is what eager calls run, so that values are the same bit for bit.
         Inlined into whatever calls them, they would not be: TensorFlow reorders sums
@@ -603,6 +603,17 @@ def given(dist, conditions):
     """Returns `dist` for given conditions, also where `dist` is one of TFP's own.
 
     Of a `ConditionalTransformedDistribution` it is the method `given`.
+
+    ```python
+    import tensorflow as tf
+    import tensorflow_probability as tfp
+    import tfp_conditional as tfpc
+    tfd = tfp.distributions
+
+    stock = tfd.TransformedDistribution(
+        tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1), tfpc.ConditionalRealNVP(2, 3))
+    samples = tfpc.given(stock, tf.ones([5, 3])).sample(7)       # [7, 5, 2]
+    ```
 
     Args:
       dist: `tfd.TransformedDistribution` over a `ConditionalBijector`.

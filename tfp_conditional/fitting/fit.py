@@ -286,7 +286,7 @@ def _check_dist(dist):
         raise ValueError(
             f'`dist` must have trainable variables; {dist.name!r} has none. TFP '
             'sees no variables of a Keras network in a closure: use '
-            'ConditionalRealNVP or `conditional_real_nvp_template`.')
+            'ConditionalRealNVP or ConditionalRealNVPTemplate.')
 
 
 def _strategy(variables, data, jit_compile):

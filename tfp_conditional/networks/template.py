@@ -1,4 +1,4 @@
-"""`conditional_real_nvp_template`, for stock `tfb.RealNVP` and for couplings."""
+"""`ConditionalRealNVPTemplate`, for stock `tfb.RealNVP` and for couplings."""
 
 import tensorflow as tf
 
@@ -9,7 +9,7 @@ from tfp_conditional.networks import network
 from tfp_conditional.transformers import affine
 
 
-class conditional_real_nvp_template(_tfp.Picklable, tf.Module):  # pylint: disable=invalid-name
+class ConditionalRealNVPTemplate(_tfp.Picklable, tf.Module):
     """A conditional network for `tfb.RealNVP(shift_and_log_scale_fn=...)`.
 
     What `tfb.real_nvp_default_template` lacks: it takes `conditions`, and as a
@@ -26,7 +26,7 @@ class conditional_real_nvp_template(_tfp.Picklable, tf.Module):  # pylint: disab
     import tensorflow_probability as tfp
     import tfp_conditional as tfpc
 
-    template = tfpc.conditional_real_nvp_template(
+    template = tfpc.ConditionalRealNVPTemplate(
         hidden_layers=(32, 32), input_size=2, output_units=3, condition_size=4)
     bijector = tfp.bijectors.RealNVP(
         num_masked=2, shift_and_log_scale_fn=template)
@@ -120,3 +120,7 @@ class conditional_real_nvp_template(_tfp.Picklable, tf.Module):  # pylint: disab
         if self._transformer.num_parameters == 1:
             return self._transformer.shift(parameters), None
         return self._transformer.shift_and_log_scale(parameters)
+
+
+# As TFP calls its own, which is a function.
+conditional_real_nvp_template = ConditionalRealNVPTemplate

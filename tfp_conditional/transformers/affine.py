@@ -19,11 +19,31 @@ class Affine(transformer.Transformer):
     `log_scale` unbounded overflows after a few layers (Dinh et al. 2017 bound it
     by a tanh too); a shift that grows with a network's output without limit loses
     in float32 what it is added to.
+
+    ```python
+    import tensorflow as tf
+    import tfp_conditional as tfpc
+
+    affine = tfpc.Affine(max_log_scale=1.)
+    parameters = tf.constant([[3.], [100.]])            # [2, 1], of one unit
+    y, log_det = affine.forward_and_log_det(tf.constant([1.]), parameters)
+    tf.debugging.assert_near(log_det, [1.])             # as great as it can be
+    ```
     """
 
     num_parameters = 2
 
     def __init__(self, max_log_scale=2., shift_range=10.):
+        """Constructs the transformer.
+
+        Args:
+          max_log_scale: `float` m > 0: a unit is scaled by exp(-m) to exp(m).
+          shift_range: `float` r > 0, up to which a shift is what its parameter is;
+            beyond, it grows as the logarithm.
+
+        Raises:
+          ValueError: for values that are not positive.
+        """
         if not max_log_scale > 0:
             raise ValueError(f'`max_log_scale` must be > 0; got {max_log_scale}.')
         if not shift_range > 0:
@@ -52,12 +72,26 @@ class Additive(transformer.Transformer):
     ```none
     forward:  y = x + t       inverse:  x = y - t       t = r asinh(p_0 / r)
     ```
+
+    ```python
+    import tfp_conditional as tfpc
+
+    flow = tfpc.ConditionalRealNVP(4, 3, transformer=tfpc.Additive())
+    ```
     """
 
     num_parameters = 1
     is_constant_jacobian = True
 
     def __init__(self, shift_range=10.):
+        """Constructs the transformer.
+
+        Args:
+          shift_range: `float` r > 0, as of `Affine`.
+
+        Raises:
+          ValueError: for one that is not positive.
+        """
         if not shift_range > 0:
             raise ValueError(f'`shift_range` must be > 0; got {shift_range}.')
         self.shift_range = float(shift_range)
