@@ -13,6 +13,7 @@ import tfp_conditional as tfpc
 from tests import catalogue
 from tests import flows
 from tfp_conditional.bijectors import autoregressive
+from tfp_conditional.networks import made
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -30,7 +31,7 @@ def _layer(event_size=D, order=None, hidden_layers=(7, 9), activation='tanh',
 
 def _flow(event_size=D, num_layers=2, hidden_layers=(8,), dtype=tf.float64,
           **kwargs):
-    return autoregressive.ConditionalMaskedAutoregressiveFlow(
+    return tfpc.ConditionalMaskedAutoregressiveFlow(
         event_size, S, num_layers, hidden_layers, 'tanh', dtype=dtype, seed=0,
         **kwargs)
 
@@ -84,7 +85,7 @@ def test_hidden_layers_too_narrow_lose_no_more_than_they_must():
 @pytest.mark.parametrize('event_size', [1, 2, 5, 64])
 def test_degrees_are_even(event_size):
     for units in [*range(1, 12), 64, 100, 128]:
-        degrees = autoregressive._degrees(units, event_size)
+        degrees = made._degrees(units, event_size)
         values, counts = np.unique(degrees, return_counts=True)
         assert np.all(np.diff(degrees) >= 0) and values[0] == 0
         assert len(degrees) == units and len(values) == min(units, event_size)

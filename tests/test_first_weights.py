@@ -53,13 +53,24 @@ def plain_fit(kind):
     return fitted(kind)
 
 
+def check_alike(kind, dist, history):
+    """Nearly as `plain_fit`: TensorFlow may sum a float32 gradient in another order
+    where it traces it again, which an uninterrupted fit shows, too."""
+    expected, expected_history = plain_fit(kind)
+    for one, other in zip([*values(dist), *history.values()],
+                          [*values(expected), *expected_history.values()], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_a_gain_by_chance_leaves_the_first_weights():
     dist, history = plain_fit('Gaussian')
     assert same(dist, adapted('Gaussian'))
     assert min(history['val_loss']) < loss(dist, 'Gaussian') - .01
     # Another fit has adapted this one, and no rule is between it and the least loss.
     again, again_history = fitted('Gaussian', adapted('Gaussian'))
-    assert again_history == history and not same(again, dist)
+    np.testing.assert_allclose(again_history['val_loss'], history['val_loss'],
+                               rtol=1e-5)
+    assert not same(again, dist)
     np.testing.assert_allclose(loss(again, 'Gaussian'), min(history['val_loss']),
                                rtol=1e-5)
 
@@ -77,15 +88,14 @@ def test_a_resumed_fit_decides_alike(kind, tmp_path):
     with pytest.raises(Killed):
         fitted(kind, checkpoint=path, callback=kill_after(EPOCHS - 1))
     for _ in range(2):     # The second finds a finished fit.
-        dist, history = fitted(kind, checkpoint=path)
-        assert history == plain_fit(kind)[1] and same(dist, plain_fit(kind)[0])
+        check_alike(kind, *fitted(kind, checkpoint=path))
 
 
 @pytest.mark.parametrize('kind', ['Gaussian', 'curve'])
 def test_a_dataset_may_shuffle_itself(kind):
     batches = tf.data.Dataset.from_tensor_slices(tuple(
         x.astype(np.float32) for x in rows(kind)[1])).shuffle(30, seed=1).batch(8)
-    assert same(fitted(kind, held_out=batches)[0], plain_fit(kind)[0])
+    check_alike(kind, *fitted(kind, held_out=batches))
 
 
 def test_flows_that_do_not_adapt_keep_the_least_loss(monkeypatch):
