@@ -35,7 +35,6 @@ assert ranks.shape == (200, 2) and np.all(p_value > 0.01)
 ```
 """
 
-import contextlib
 
 import numpy as np
 import tensorflow as tf
@@ -49,6 +48,7 @@ except ImportError as error:
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.progress import progress
 from tfp_conditional.fitting.data import checked_data
 
 _EVENTS = 2**15        # Samples that meet the network at once.
@@ -205,7 +205,7 @@ def tarp(dist, targets, conditions, num_samples=999, references=None, seed=None,
     if references.shape != y.shape:
         raise ValueError('`references` must have the shape of `targets`, '
                          f'{list(y.shape)}; got {references.shape.as_list()}.')
-    check_finite(references, 'references')
+    conditions_lib.check_finite_rows(references, 'references')
     ranks = _ranks(dist, targets, conditions, num_samples, seed, verbose,
                    lambda y, _, r: tf.reduce_sum(((y - r) / scale)**2, -1,
                                                  keepdims=True),
@@ -382,8 +382,8 @@ def classifier_two_sample_test(x, y, num_folds=5, seed=0):
     if len(x) < 2 * num_folds:
         raise ValueError(f'`x` and `y` must have at least {2 * num_folds} rows, two '
                          f'a fold; got {len(x)}.')
-    check_finite(x, 'x')
-    check_finite(y, 'y')
+    conditions_lib.check_finite_rows(x, 'x')
+    conditions_lib.check_finite_rows(y, 'y')
     mean, std = x.mean(0), x.std(0, ddof=1)
     std[std == 0] = 1.
     data = (np.concatenate([x, y]) - mean) / std
@@ -431,7 +431,7 @@ def _ranks(dist, targets, conditions, num_samples, seed, verbose, quantity,
         tf.TensorSpec([2], tf.int32), *tf.nest.map_structure(
             lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), data)])
     parts, step, total = [], max(1, _EVENTS // count), len(targets)
-    with _progress(total, verbose) as bar:
+    with progress(total, 'calibration', 'row', verbose) as bar:
         for start in range(0, total, step):
             chunk = tf.nest.map_structure(lambda x: x[start:start + step], data)
             state = np.random.SeedSequence((*entropy, 0, start)).generate_state(2)
@@ -508,14 +508,6 @@ def _checked(dist, targets, conditions):
     return targets, conditions
 
 
-def check_finite(x, label):
-    """Raises where rows of an array, its last axis, are not finite."""
-    good = np.isfinite(np.asarray(x, np.float64)).all(-1)
-    if not good.all():
-        raise ValueError(f'`{label}` must be finite; {np.sum(~good)} of {len(good)} '
-                         f'rows are not, the first of them row {np.argmin(good)}.')
-
-
 def _check_levels(levels, ranks=(1, 2)):
     levels = np.asarray(levels, np.float64)
     if levels.ndim not in ranks or not levels.size:
@@ -542,12 +534,3 @@ def check_ranks(ranks, num_samples):
         raise ValueError(f'Ranks must be from 0 to `num_samples`, {num_samples}; '
                          f'got some from {ranks.min()} to {ranks.max()}.')
     return ranks
-
-
-def _progress(total, verbose):
-    """A tqdm bar, or a context manager of None."""
-    if verbose:
-        with contextlib.suppress(ImportError):
-            from tqdm import tqdm
-            return tqdm(total=total, desc='calibration', unit='row')
-    return contextlib.nullcontext()

@@ -155,7 +155,8 @@ def corner(samples, truth=None, labels=None, num_bins=40, limits=None):
         if part.ndim != 2 or part.shape[1:] != size or len(part) < 2 or not size[0]:
             raise ValueError('`samples` must have shape [n, D], n >= 2, with one D; '
                              f'got {list(part.shape)} for {name!r}.')
-        calibration.check_finite(part, f'samples[{name!r}]' if name else 'samples')
+        conditions_lib.check_finite_rows(
+            part, f'samples[{name!r}]' if name else 'samples')
     size = size[0]
     truth, names = _vector(truth, size, 'truth'), _labels(labels, size)
     conditions_lib.positive_int(num_bins, 'num_bins', least=2)

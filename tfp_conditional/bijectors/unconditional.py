@@ -17,9 +17,7 @@ class Unconditional(one_pass.OnePassBijector):
 
     def __init__(self, event_size, dtype, parameters, name,
                  is_constant_jacobian=True):
-        dtype = tf.as_dtype(dtype)
-        if not dtype.is_floating:
-            raise TypeError(f'`dtype` must be floating; got {dtype.name}.')
+        dtype = conditions_lib.floating(dtype)
         self._event_size = conditions_lib.positive_int(event_size, 'event_size')
         super().__init__(dtype=dtype, is_constant_jacobian=is_constant_jacobian,
                          parameters=parameters, name=name)
@@ -47,14 +45,7 @@ class Unconditional(one_pass.OnePassBijector):
         return result, log_det
 
     def _forward_event_shape(self, shape):
-        if shape.rank is not None and (
-                shape.rank == 0 or shape[-1] not in (None, self._event_size)):
-            hint = ('' if shape.rank else ' Its events are scalars: wrap the base '
-                    'distribution as `tfd.Independent(base, 1)`.')
-            raise ValueError(
-                f'Events of {self.name!r} must have last dimension '
-                f'{self._event_size}; got event shape {shape.as_list()}.{hint}')
-        return shape
+        return self._event_shape(shape, self._event_size, self._event_size)
 
     _inverse_event_shape = _forward_event_shape
 

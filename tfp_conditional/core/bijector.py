@@ -81,9 +81,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
           TypeError, ValueError: for sizes that are no positive integers and for
             a dtype that is not floating.
         """
-        dtype = tf.as_dtype(dtype)
-        if not dtype.is_floating:
-            raise TypeError(f'`dtype` must be floating; got {dtype.name}.')
+        dtype = conditions_lib.floating(dtype)
         self._event_size = conditions_lib.positive_int(event_size, 'event_size')
         self._output_event_size = (
             self._event_size if output_event_size is None else
@@ -346,17 +344,6 @@ class ConditionalBijector(one_pass.OnePassBijector):
     def _inverse_event_shape(self, output_shape):
         return self._event_shape(output_shape, self._output_event_size,
                                  self._event_size)
-
-    def _event_shape(self, shape, size, new_size):
-        if shape.rank is None:
-            return shape
-        if shape.rank == 0 or shape[-1] not in (None, size):
-            hint = ('' if shape.rank else ' Its events are scalars: wrap the base '
-                    'distribution as `tfd.Independent(base, 1)`.')
-            raise ValueError(
-                f'Events of {self.name!r} must have last dimension {size}; got '
-                f'event shape {shape.as_list()}.{hint}')
-        return shape[:-1] + [new_size]
 
     def _forward_event_shape_tensor(self, input_shape):
         return _with_last(input_shape, self._output_event_size)

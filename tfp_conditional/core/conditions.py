@@ -269,6 +269,23 @@ def _check_shape(tensor, shape, label):
     return tensor
 
 
+def check_finite_rows(x, label, advice=''):
+    """Raises where rows of an array `[N, ...]` are not finite."""
+    finite = np.isfinite(np.asarray(x))
+    finite = finite.all(axis=tuple(range(1, finite.ndim)))
+    if not finite.all():
+        raise ValueError(f'`{label}` must be finite; {np.sum(~finite)} of {len(finite)} rows '
+                         f'are not, the first of them row {np.argmin(finite)}.{advice}')
+
+
+def floating(dtype):
+    """Returns `tf.as_dtype(dtype)`, or raises unless it is floating."""
+    dtype = tf.as_dtype(dtype)
+    if not dtype.is_floating:
+        raise TypeError(f'`dtype` must be floating; got {dtype.name}.')
+    return dtype
+
+
 def reject_unknown(kwargs, owner):
     """Raises for keyword arguments other than `conditions`."""
     for key in kwargs:

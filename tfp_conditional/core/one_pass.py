@@ -165,6 +165,18 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
             log_det = tf.reduce_sum(log_det, axis=list(range(1 - int(static), 0)))
         return log_det
 
+    def _event_shape(self, shape, size, new_size):
+        """The shape after this, of events whose last dimension is to be `size`."""
+        if shape.rank is None:
+            return shape
+        if shape.rank == 0 or shape[-1] not in (None, size):
+            hint = ('' if shape.rank else ' Its events are scalars: wrap the base '
+                    'distribution as `tfd.Independent(base, 1)`.')
+            raise ValueError(
+                f'Events of {self.name!r} must have last dimension {size}; got '
+                f'event shape {shape.as_list()}.{hint}')
+        return shape[:-1] + [new_size]
+
     # TFP's internal hooks, for code that calls them without the public ones.
 
     def _forward(self, x, **kwargs):

@@ -152,12 +152,7 @@ def check_values(flow, targets, conditions, label):
     for name, x in [(label, targets), *[
             ('conditions', leaf) for leaf in tf.nest.flatten(conditions)
             if leaf is not None and leaf.dtype.is_floating]]:
-        finite = np.isfinite(np.asarray(x)).reshape(len(x), -1).all(-1)
-        if not finite.all():
-            raise ValueError(
-                f'`{name}` must be finite; {np.sum(~finite)} of {len(x)} rows are '
-                f'not, the first of them row {np.argmin(finite)}. Drop or fill '
-                'them.')
+        conditions_lib.check_finite_rows(x, name, ' Drop or fill them.')
     if flow is not None:
         adapt_lib.check_support(flow, targets, label)
 

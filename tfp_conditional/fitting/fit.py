@@ -1,6 +1,5 @@
 """`fit`: maximum likelihood by mini-batches, each epoch one compiled function."""
 
-import contextlib
 import os
 import warnings
 
@@ -11,6 +10,7 @@ import tensorflow_probability as tfp
 from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.progress import progress
 from tfp_conditional.fitting import checkpoint as checkpoint_lib
 from tfp_conditional.fitting import data as data_lib
 from tfp_conditional.fitting import optimizer as optimizer_lib
@@ -177,7 +177,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
             updates.read()
             history = saved['history']
             validation.restore(saved['losses'], arrays[len(state):])
-        with _progress(epochs, len(history['epoch']), verbose) as bar:
+        with progress(epochs, 'fit', 'epoch', verbose, len(history['epoch'])) as bar:
             while len(history['epoch']) < epochs and not validation.is_stalled():
                 epoch = len(history['epoch']) + 1
                 history['loss'].append(training.epoch(epoch))
@@ -306,12 +306,3 @@ def _strategy(variables, data, jit_compile):
     if count > 1 and data.num_rows < count:
         raise ValueError(f'`targets` must have a row for each of {count} replicas.')
     return strategy
-
-
-def _progress(epochs, done, verbose):
-    """A tqdm bar, or a context manager of None."""
-    if verbose:
-        with contextlib.suppress(ImportError):
-            from tqdm import tqdm
-            return tqdm(total=epochs, initial=done, desc='fit', unit='epoch')
-    return contextlib.nullcontext()

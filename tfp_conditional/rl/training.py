@@ -1,6 +1,5 @@
 """`train`: a learner and an environment, until so many steps were made."""
 
-import contextlib
 import csv
 import json
 import os
@@ -12,6 +11,7 @@ import tensorflow as tf
 
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.progress import progress
 from tfp_conditional.rl import environments
 from tfp_conditional.rl import replay
 
@@ -88,7 +88,7 @@ def train(env, learner, steps, buffer=None, evaluation_env=None, seed=None,
         run.begin()
         run.evaluate(episodes, log, None)
     try:
-        with _progress(steps, run.step, verbose) as bar:
+        with progress(steps, 'train', 'step', verbose, run.step) as bar:
             while run.step < steps:
                 before = run.step
                 run.advance(warm_up, batch_size, updates)
@@ -232,14 +232,6 @@ def _made(env):
 def _passed(before, after, every):
     return before // every < after // every
 
-
-def _progress(steps, done, verbose):
-    """A tqdm bar, or a context manager of None."""
-    if verbose:
-        with contextlib.suppress(ImportError):
-            from tqdm import tqdm
-            return tqdm(total=steps, initial=done, desc='train', unit='step')
-    return contextlib.nullcontext()
 
 
 def draw_learning_curve(history, path, target=None, title='Learning'):
