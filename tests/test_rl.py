@@ -129,6 +129,8 @@ class TestDensity:
 class TestActing:
 
     def test_one_and_many_observations(self, policy):
+        actor = policy.actor(hold=True, seed=0)
+        np.testing.assert_array_equal(actor(S.tolist()), actor(S))
         for shape in [(), (1,), (5,), (2, 4)]:
             states = np.zeros([*shape, 3])
             for mode in ('sample', 'zero', 'densest'):
@@ -505,7 +507,9 @@ class TestLearning:
         for part in (1, 2):
             assert all(np.array_equal(a, b) for a, b in zip(whole[part], resumed[part],
                                                             strict=True))
-        assert (tmp_path / 'whole.csv').read_text().startswith('step,mean_return,')
+        log = (tmp_path / 'whole.csv').read_text()
+        assert log.startswith('step,mean_return,critic_loss,')
+        assert (tmp_path / 'cut.csv').read_text() == log
 
     @pytest.mark.parametrize('bad', ['reward', 'observation', 'loss'])
     def test_what_is_not_finite_ends_the_run_by_name(self, bad, tmp_path):
@@ -533,6 +537,22 @@ class TestLearning:
                      checkpoint=tmp_path / 'run', verbose=False)
         assert all(np.all(np.isfinite(w)) for w in policy.get_weights())
         assert (tmp_path / 'run' / 'last_good.npz').exists()
+
+    def test_weights_that_are_not_finite_are_no_good_ones(self):
+        policy = rl.LatentSpacePolicy(3, (-2., 2.), seed=0)
+        updates = []
+
+        def update(batch):    # At update 100, whose metrics are still finite.
+            updates.append(batch)
+            if len(updates) == 100:
+                variable = policy.trainable_variables[0]
+                variable.assign(variable * np.nan)
+            return {'loss': np.nan if len(updates) == 101 else 0.}
+        learner = types.SimpleNamespace(policy=policy, update=update)
+        env = gymnasium.make('Pendulum-v1', max_episode_steps=5)
+        with pytest.raises(FloatingPointError):
+            rl.train(env, learner, 120, seed=0, warm_up=5, batch_size=2, verbose=False)
+        assert all(np.all(np.isfinite(w)) for w in policy.get_weights())
 
     def test_a_buffer_is_a_ring_that_is_saved_with_its_draws(self, policy, tmp_path):
         buffer = rl.ReplayBuffer(policy, 5, seed=0)

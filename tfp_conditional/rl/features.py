@@ -8,6 +8,11 @@ from tfp_conditional.core import _tfp
 _MOST = 10.   # Standard deviations beyond which an observation is cut off.
 
 
+def flat_size(spec):
+    """How many numbers an observation of a nest of `tf.TensorSpec` is."""
+    return sum(leaf.shape.num_elements() for leaf in tf.nest.flatten(spec))
+
+
 class RunningMoments(_tfp.Picklable, tf.Module):
     """Means and variances of all observations so far, which it normalises by.
 

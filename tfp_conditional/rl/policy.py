@@ -78,7 +78,8 @@ class Policy(_tfp.Picklable, tf.Module):
         if not with_latents:
             actions, log_probs = given.experimental_sample_and_log_prob(seed=seed)
             return convert((self._shaped(actions), log_probs))
-        latents = self._base.sample(self._batch(observation), seed=seed)
+        latents = self._base.sample(
+            self.bijector.batch_shape_tensor_of(observation), seed=seed)
         actions, log_probs = self._forward(latents, observation)
         return convert((self._shaped(actions), log_probs, latents))
 
@@ -155,8 +156,8 @@ class Policy(_tfp.Picklable, tf.Module):
         if mode == 'sample':
             return self.sample(observation, seed)
         if mode == 'zero':
-            latents = tf.zeros([*self._batch(self._checked(observation)[0]),
-                                self.action_size])
+            latents = tf.zeros(tf.concat([self.bijector.batch_shape_tensor_of(
+                self._checked(observation)[0]), [self.action_size]], 0))
         return self.forward(latents, observation)
 
     def actor(self, smoothing=0., hold=False, seed=None):
@@ -170,11 +171,10 @@ class Policy(_tfp.Picklable, tf.Module):
         return actor_lib.Actor(self, smoothing, hold, seed)
 
     def batch_shape_of(self, observation):
-        """The static batch shape of observations: a tuple of `int`."""
-        leaf = tf.nest.flatten(observation)[0]
-        rank = tf.nest.flatten(self.observation_spec)[0].shape.rank
-        shape = tuple(leaf.shape if hasattr(leaf, 'shape') else np.shape(leaf))
-        return shape[:len(shape) - rank]
+        """The batch shape of observations, arrays or lists of numbers: a tuple."""
+        spec = self.bijector.condition_spec
+        return tuple(spec.batch_shape(tf.nest.map_structure(
+            lambda leaf: tf.TensorSpec(leaf.shape), spec.pack(observation))))
 
     def predict(self, observation, state=None, episode_start=None,
                 deterministic=False):
@@ -207,13 +207,11 @@ class Policy(_tfp.Picklable, tf.Module):
 
     def _held_function(self, method, observation):
         """Flat leaves, batch shape and a compiled function, or `None`."""
-        leaves = tf.nest.flatten(observation)
-        if any(map(tf.is_tensor, leaves)) or not tf.executing_eagerly():
+        if not _is_numpy(observation):
             return None
         observation, _ = self._checked(observation, as_arrays=True)
         leaves = tf.nest.flatten(observation)
-        rank = tf.nest.flatten(self.observation_spec)[0].shape.rank
-        batch = leaves[0].shape[:leaves[0].ndim - rank]
+        batch = self.batch_shape_of(observation)
         run = self._held.get((method, batch))
         if run is None:
             if len(self._held) >= _HELD:
@@ -318,17 +316,9 @@ class Policy(_tfp.Picklable, tf.Module):
             latents, conditions=observation)
         return actions, self._base.log_prob(latents) - log_det
 
-    def _batch(self, observation):
-        leaf = tf.nest.flatten(observation)[0]
-        rank = tf.nest.flatten(self.observation_spec)[0].shape.rank
-        shape = leaf.shape[:leaf.shape.rank - rank]
-        return (shape if shape.is_fully_defined() else
-                tf.shape(leaf)[:leaf.shape.rank - rank])
-
     def _checked(self, observation, as_arrays=False):
         """Observations of the right shapes, and what turns tensors into the like."""
-        is_numpy = tf.executing_eagerly() and not any(
-            map(tf.is_tensor, tf.nest.flatten(observation)))
+        is_numpy = _is_numpy(observation)
         try:
             if is_numpy:
                 observation = tf.nest.map_structure(
@@ -357,8 +347,7 @@ class Policy(_tfp.Picklable, tf.Module):
     def _latents(self, latents):
         if not tf.is_tensor(latents):
             latents = np.asarray(latents, np.float32)
-        if latents.shape[-1:] != (self.action_size,) and (
-                list(latents.shape[-1:]) != [self.action_size]):
+        if list(latents.shape[-1:]) != [self.action_size]:
             raise ValueError(f'`latents` must have last dimension {self.action_size}; '
                              f'got shape {list(latents.shape)}.')
         return latents
@@ -457,8 +446,7 @@ class LatentSpacePolicy(Policy):
         shape, low, high = spaces.action_shape_and_bounds(
             action_space, bounded=squash is not None)
         size = int(np.prod(shape))
-        width = embedding_size or sum(
-            leaf.shape.num_elements() for leaf in tf.nest.flatten(spec))
+        width = embedding_size or features_lib.flat_size(spec)
         entropy = seeds.resolve_seed(seed)
         if flow is None:
             flow = functools.partial(
@@ -476,6 +464,12 @@ class LatentSpacePolicy(Policy):
             flow, features_lib.Features(moments, embedding), spec, name='policy')
         base = tfd.Independent(tfd.Normal(tf.zeros(size), 1.), 1)
         super().__init__(flow(base), shape, low, high, entropy, name)
+
+
+def _is_numpy(observation):
+    """Whether what is computed from observations is to be NumPy arrays."""
+    return tf.executing_eagerly() and not any(
+        map(tf.is_tensor, tf.nest.flatten(observation)))
 
 
 class _Held(dict):

@@ -114,8 +114,7 @@ class SoftActorCritic(tf.Module):
                     policy.high / 2. - policy.low / 2.)
             target_entropy = float(np.sum(np.log(half) - 1.))
         self.target_entropy = target_entropy
-        width = embedding_size or sum(leaf.shape.num_elements() for leaf in
-                                      tf.nest.flatten(policy.observation_spec))
+        width = embedding_size or features_lib.flat_size(policy.observation_spec)
         self.critics, self.targets = (
             tuple(Critic(policy, hidden_layers, activation, features_lib.Features(
                 policy.moments, embedding and embedding()), width, (*entropy, i))
@@ -125,8 +124,8 @@ class SoftActorCritic(tf.Module):
             initial_temperature if temperature is None else max(temperature, 1e-30)),
                                            dtype=tf.float32, name='log_temperature')
         self.num_updates = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self._critic_variables = self._unshared(self.critics)
-        self._target_variables = self._unshared(self.targets)
+        self._critic_variables = self._trained(self.critics)
+        self._target_variables = self._trained(self.targets)
         for target, critic in zip(self._target_variables, self._critic_variables):
             target.assign(critic)
         self._actor_variables = list(policy.trainable_variables)
@@ -224,6 +223,6 @@ class SoftActorCritic(tf.Module):
         self._optimizers[i].apply_gradients(zip(gradients, variables))
 
     @staticmethod
-    def _unshared(critics):
+    def _trained(critics):
         return [variable for critic in critics
                 for variable in critic.trainable_variables]

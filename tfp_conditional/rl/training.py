@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import pathlib
 import shutil
 
@@ -121,9 +120,18 @@ class _Run:
         self.policy, self._evaluation_env = learner.policy, evaluation_env
         self.entropy = seeds.resolve_seed(seed)
         self.step, self._watched = 0, []
-        self.history = {'steps': [], 'returns': []}
+        self.rows = []
         self.best, self._best_return = None, -np.inf
         self.good = self.policy.get_weights()
+
+    @property
+    def history(self):
+        """A `dict` of lists from the rows, which lack metrics before the first update."""
+        history = {'steps': [], 'returns': []}
+        for row in self.rows:
+            for name, value in row.items():
+                history.setdefault(name, []).append(value)
+        return history
 
     def begin(self):
         """Resets environments and noise, from a seed of this step."""
@@ -151,10 +159,13 @@ class _Run:
                     '`learning_rate`, or scale the rewards down.')
             self._watched.append(metrics)
         if len(self._watched) % _SNAPSHOT == 0:
-            self.good = self.policy.get_weights()
+            weights = self.policy.get_weights()
+            # A loss may be finite and the step after it too far.
+            if all(np.all(np.isfinite(weight)) for weight in weights):
+                self.good = weights
 
     def evaluate(self, episodes, log, bar):
-        """Adds a row to the history, and to the file `log`."""
+        """Adds a row to the history, and writes it to the file `log`."""
         returns = []
         if self._evaluation_env is not None:
             returns = environments.evaluate(
@@ -165,23 +176,18 @@ class _Run:
         row = {name: float(np.mean([metrics[name] for metrics in self._watched]))
                for name in (self._watched or [{}])[0]}
         self._watched = []
-        self.history['steps'].append(self.step)
-        self.history['returns'].append(returns)
-        for name, value in row.items():
-            self.history.setdefault(name, []).append(value)
+        self.rows.append(dict(steps=self.step, returns=returns, **row))
         if bar is not None and returns:
             bar.set_postfix_str(f'mean return {np.mean(returns):.0f}')
-        if log is not None:
-            row = dict(step=self.step, mean_return=np.mean(returns) if returns else '',
-                       **row)
-            fields = ['step', 'mean_return', 'critic_loss', 'actor_loss', 'entropy',
-                      'temperature', 'q_value']
-            is_new = not os.path.exists(log)
-            with open(log, 'a', newline='', encoding='utf-8') as file:
-                writer = csv.DictWriter(file, fields, extrasaction='ignore')
-                if is_new:
-                    writer.writeheader()
-                writer.writerow(row)
+        if log is not None:   # Whole: a run that goes on has rows after its checkpoint.
+            rows = [dict(step=row['steps'],
+                         mean_return=np.mean(row['returns']) if row['returns'] else '',
+                         **{name: row[name] for name in list(row)[2:]})
+                    for row in self.rows]
+            with open(log, 'w', newline='', encoding='utf-8') as file:
+                writer = csv.DictWriter(file, max(rows, key=len))
+                writer.writeheader()
+                writer.writerows(rows)
 
     # Checkpoints: a directory each, and a file that names the last whole one.
 
@@ -196,7 +202,7 @@ class _Run:
         if self.best is not None:
             np.savez(place / 'best.npz', *self.best)
         (place / 'state.json').write_text(json.dumps(dict(
-            step=self.step, entropy=self.entropy, history=self.history,
+            step=self.step, entropy=self.entropy, rows=self.rows,
             watched=self._watched, best_return=self._best_return)))
         part = directory / 'latest.part'
         part.write_text(name)
@@ -215,7 +221,7 @@ class _Run:
             str(place / 'learner')).assert_consumed()
         self.buffer.load(str(place / 'buffer.npz'))
         self.step, self.entropy = state['step'], tuple(state['entropy'])
-        self.history, self._watched = state['history'], state['watched']
+        self.rows, self._watched = state['rows'], state['watched']
         self._best_return = state['best_return']
         if (place / 'best.npz').exists():
             with np.load(place / 'best.npz') as file:
