@@ -30,7 +30,7 @@ ORDER = {
                 'strategies'),
     'keras': ('config', 'layer', 'model', 'tf_keras'),
     'rl': ('spaces', 'features', 'actor', 'policy', 'replay', 'soft_actor_critic',
-           'environments', 'training', 'hierarchy'),
+           'environments', 'training', 'hierarchy', 'point_mass'),
 }
 PLACES = [(room, *module) for room, modules in ORDER.items()
           for module in [(), *zip(modules)]]

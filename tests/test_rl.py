@@ -20,7 +20,9 @@ from tfp_conditional.rl import spaces
 from tests import flows
 
 gymnasium = pytest.importorskip('gymnasium')
-from tfp_conditional.rl import hierarchy  # pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position
+from tfp_conditional.rl import hierarchy
+from tfp_conditional.rl import point_mass
 
 LOW, HIGH = np.array([-2., 0.]), np.array([2., 1.])
 S = np.random.default_rng(0).normal(size=[6, 3]).astype(np.float32)
@@ -592,6 +594,57 @@ class TestLearning:
                            evaluate_every=500, episodes=20, verbose=False)
         assert np.mean(history['returns'][0]) < -0.4 < -0.2 < np.mean(
             history['returns'][-1])
+
+
+class TestPointMass:
+
+    def test_is_an_environment_of_gymnasium(self):
+        from gymnasium.utils import env_checker
+        env = gymnasium.wrappers.TimeLimit(point_mass.PointMass(steps=9), 9)
+        env_checker.check_env(env.unwrapped, skip_render_check=True)
+
+    def test_rewards_are_those_of_the_docstring(self):
+        env = point_mass.PointMass(
+            goals=[[0., 3.]], pillars=[[3., 0.]], spread=0., steps=3, bonus=7.,
+            crash=5., distance=0.5, cost=0.2, pace=2.)
+        env.reset(seed=0)
+        position, reward, terminated, truncated, info = env.step([0., 0.8])
+        np.testing.assert_allclose(position, [0., 0.8])
+        assert reward == pytest.approx(-0.5 * 2.2 - 0.2 * 0.64 - 2. * 0.01)
+        assert not terminated and not truncated and info['goal'] is None
+        env.step([0., 0.8])
+        _, reward, terminated, truncated, info = env.step([0., 5.])   # As 1.
+        assert reward == pytest.approx(7. - 0.5 * 0.4 - 0.2 - 2. * 0.01)
+        assert terminated and truncated and info == {'goal': 0, 'crashed': False}
+
+        env.reset(seed=0)
+        for _ in range(3):
+            _, reward, terminated, _, info = env.step([1., 0.])
+        assert terminated and info == {'goal': None, 'crashed': True} and reward < -5.
+
+    def test_starts_are_seeded_and_the_plane_ends(self):
+        env = point_mass.PointMass(goals=(), start=None)
+        starts = [env.reset(seed=seed)[0] for seed in (0, 0, 1)]
+        np.testing.assert_array_equal(starts[0], starts[1])
+        assert np.all(starts[0] != starts[2])
+        for _ in range(20):
+            position, *_ = env.step([1., -1.])
+        np.testing.assert_array_equal(position, [7., -7.])
+
+
+def test_policies_are_evaluated_by_stable_baselines3():
+    evaluation = pytest.importorskip('stable_baselines3.common.evaluation')
+    vec_env = pytest.importorskip('stable_baselines3.common.vec_env')
+    policy = rl.LatentSpacePolicy(3, (-2., 2.), seed=0)
+
+    def make():
+        return gymnasium.make('Pendulum-v1', max_episode_steps=4)
+    for env in (make(), vec_env.DummyVecEnv([make] * 3)):
+        for deterministic in (True, False):
+            returns, lengths = evaluation.evaluate_policy(
+                policy, env, n_eval_episodes=5, deterministic=deterministic,
+                return_episode_rewards=True, warn=False)
+            assert np.all(np.isfinite(returns)) and lengths == [4] * 5
 
 
 def test_diagnostics(policy):
