@@ -167,13 +167,13 @@ def _end(env, act, seed):
 
 
 def sparse(kind, seed, quick):
-    """A goal behind a pillar, and no other reward: 12,000 steps in all."""
+    """A goal behind a pillar, and no other reward: 18,000 steps in all."""
     from tfp_conditional.rl import hierarchy
     from tfp_conditional.rl import point_mass
     task = point_mass.PointMass(
         goals=[[6., 6.]], pillars=[[3., 3.]], start=[-3., -3.], steps=60, distance=0.,
         cost=0.05)
-    steps, repeat = 40 if quick else 3000, 3
+    steps, repeat = 40 if quick else 3000, 5
     warm_up = steps // 6
     settings = dict(learning_rate=1e-3, discount=0.95, hidden_layers=(128, 128))
     below, _, above = kind.partition(' below')

@@ -27,7 +27,7 @@ from tfp_conditional import rl
 from tfp_conditional.rl import hierarchy
 from tfp_conditional.rl import point_mass
 
-REPEAT = 3            # Steps for which the higher level holds a latent.
+REPEAT = 5            # Steps for which the higher level holds a latent.
 TEMPERATURE = 0.1
 TARGET = 8.           # The goal is worth 10, less what the way costs.
 NOISE = tfp.distributions.MultivariateNormalDiag(tf.zeros(2))
