@@ -1,0 +1,25 @@
+"""Pages of the repository that do not lie in docs/: the site has them as well."""
+
+import pathlib
+
+from mkdocs.structure import files as files_lib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ELSEWHERE = ('CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE', 'benchmarks/results/*.md',
+             'benchmarks/results/*.png', 'examples/*.py', 'examples/*.png')
+
+
+def on_files(files, config):
+    """Adds them, at the paths that they have in the repository."""
+    for pattern in ELSEWHERE:
+        for path in sorted(ROOT.glob(pattern)):
+            files.append(files_lib.File.generated(
+                config, str(path.relative_to(ROOT)), abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown, page, **_):
+    """On the site docs/ is the root, so that a link out of it goes nowhere else."""
+    if '/' not in page.file.src_uri:
+        return markdown.replace('](../', '](')
+    return markdown
