@@ -1,6 +1,7 @@
 """Pages of the repository that do not lie in docs/: the site has them as well."""
 
 import pathlib
+import re
 
 from mkdocs.structure import files as files_lib
 
@@ -26,5 +27,14 @@ def on_page_markdown(markdown, page, **_):
 
 
 def on_page_content(html, page, **_):
-    """Both Kerases have classes of one parent each, under whose names they are found."""
-    return html.replace('Mixin', '') if page.file.src_uri == 'api/keras.md' else html
+    """Takes from the reference what says nothing."""
+    if not page.file.src_uri.startswith('api/'):
+        return html
+    # A signature that is but a name, and a dash before which there is no type.
+    html = re.sub(r'<div class="doc-signature highlight"><pre><span></span><code>'
+                  r'<span class="nf?">\w+</span>\s*</code></pre></div>', '', html)
+    html = re.sub(r'(<li class="doc-section-item field-body">)\s*–', r'\1', html)
+    if page.file.src_uri == 'api/keras.md':
+        # Both Kerases have classes of one parent each, under whose names they are found.
+        html = html.replace('Mixin', '')
+    return html
