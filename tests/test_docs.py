@@ -1,8 +1,11 @@
-"""Every python block in docstrings, README.md and docs/ runs."""
+"""Every python block in docstrings, README.md and docs/ runs; the site builds."""
 
 import ast
+import importlib.util
 import pathlib
 import re
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -41,3 +44,33 @@ def _examples():
 def test_example_runs(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(block, '<example>', 'exec'), {'__name__': 'example'})
+
+
+# Blocks that name a peer run where it is installed, each in a process of its own.
+_PAGE = (REPOSITORY / 'docs' / 'coming_from.md').read_text()
+_PEERS = dict(re.findall(r'```py title="(\w+)"\n(.*?)```', _PAGE, re.S))
+
+
+@pytest.mark.parametrize('peer', ['bayesflow', 'flowjax', 'nflows', 'zuko'])
+def test_peers_example_runs(peer, tmp_path):
+    if importlib.util.find_spec(peer) is None:
+        pytest.skip(f'{peer} is not installed')
+    data = _blocks(_PAGE)[0]
+    subprocess.run([sys.executable, '-c', data + _PEERS[peer]], check=True, cwd=tmp_path)
+
+
+def test_reference_has_every_public_name():
+    text = ''.join(path.read_text() for path in (REPOSITORY / 'docs/api').glob('*.md'))
+    listed = set(re.findall(r'^::: tfp_conditional\.(\w+)$', text, re.M))
+    # First names of what is there by its last one.
+    aliases = {'conditional_real_nvp_template', 'exportable'}
+    assert listed == set(tfpc.__all__) - aliases
+
+
+def test_site_builds_without_warnings(tmp_path):
+    for module in ('black', 'material', 'mkdocs', 'mkdocstrings'):
+        pytest.importorskip(module)
+    subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '--strict', '--quiet',
+                    '--config-file', str(REPOSITORY / 'docs/site/mkdocs.yml'),
+                    '--site-dir', str(tmp_path / 'site')], check=True)
+    assert (tmp_path / 'site/api/flows/index.html').exists()
