@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pandas as pd
 
+from peers import LINEAR, MODELS, OURS, ZUKO_DEFAULTS
 import report
 import tasks
-from quality_peers import LINEAR, MODELS, OURS, ZUKO_DEFAULTS
 from tfp_conditional import calibration, plot
 
-# Of these there are tables in common, and no sections.
-COMPACT = {task.name for task in (*tasks.FAMILY, *tasks.TABLES)}
+# Of the family and the tables there are tables in common; each other has a section.
+MEASURED = [task for task in tasks.TASKS.values() if isinstance(task, tasks.Measured)]
+SINGLE = [task for task in tasks.TASKS.values()
+          if task not in (*tasks.FAMILY, *tasks.TABLES)]
 
 
 def spread(values, digits=3):
@@ -22,14 +24,14 @@ def spread(values, digits=3):
     return text
 
 
-def by_task(frame, chosen):
-    """Pairs of the tasks that are `chosen` and that were run, and their runs."""
-    return [(task, part) for task in tasks.TASKS.values() if chosen(task)
-            and len(part := frame[frame['task'] == task.name])]
+def mean_c2st(runs):
+    return runs['c2st'].map(np.mean)
 
 
-def simulated(task):
-    return isinstance(task, tasks.Simulated)
+def by_task(frame, chosen=SINGLE):
+    """Pairs of the chosen tasks that were run, and their runs."""
+    return [(task, part) for task in chosen
+            if len(part := frame[frame['task'] == task.name])]
 
 
 def by_model(part):
@@ -39,38 +41,30 @@ def by_model(part):
 
 
 def compare(parts, show):
-    """A row a task, as `show` labels it, and a column a package.
+    """A row a task and what is shown, and a column a package.
 
-    Args:
-      parts: pairs of a task and its runs.
-      show: `dict` of what is added to the task's name -> function of the runs.
+    `show` is a `dict` of what is added to the task's name -> function of the runs.
     """
-    names = [name for name in MODELS
-             if any(name in set(part['model']) for _, part in parts)]
-    return report.table(pd.DataFrame([
-        {'': task.name + label, **{
-            name: function(runs) for name in names
-            if len(runs := part[part['model'] == name])}}
-        for task, part in parts for label, function in show.items()],
-        columns=['', *names]))
-
-
-def mean_c2st(runs):
-    return runs['c2st'].map(np.mean)
+    if not parts:
+        return ''
+    texts = pd.DataFrame([
+        {'': task.name + label, 'model': name, 'text': function(runs)}
+        for task, part in parts for label, function in show.items()
+        for name, runs in part.groupby('model')])
+    texts['model'] = pd.Categorical(texts['model'], list(MODELS))
+    return report.pivot(texts, [''], 'model')
 
 
 def section(task, part):
     """The table of one task."""
     # Folds differ more than packages do, so differences are taken fold by fold.
     linear = part[part['model'] == LINEAR].set_index('seed')['loss']
-    rows = []
+    rows, simulated = [], isinstance(task, tasks.Simulated)
     for name, runs in by_model(part):
-        if simulated(task):
-            row = {'gap': spread(runs['gap']), '−log q': f'{runs["loss"].mean():.3f}',
-                   'C2ST': spread(mean_c2st(runs))}
-        else:
-            less = (runs['loss'] - runs['seed'].map(linear)).dropna()
-            row = {'−log q(y), held out': spread(runs['loss']),
+        less = (runs['loss'] - runs['seed'].map(linear)).dropna()
+        row = {'gap': spread(runs['gap']), '−log q': f'{runs["loss"].mean():.3f}',
+               'C2ST': spread(mean_c2st(runs))} if simulated else {
+                   '−log q(y), held out': spread(runs['loss']),
                    'less linear Gaussian\'s': spread(less) if len(less) else ''}
         median = runs[['seconds', 'cpu_seconds', 'epochs']].median()
         rows.append({
@@ -80,10 +74,10 @@ def section(task, part):
             'epochs': f'{median["epochs"]:.0f}',
             'parameters': runs['parameters'].iloc[0]})
     lines = [f'## {task.name[0].upper()}{task.name[1:]}\n']
-    if simulated(task):
+    if simulated:
         lines.append(f'Optimum {task.optimum:.3f} nats; {part["optimum"].iloc[0]:.3f} '
                      'on the draws that are used.\n')
-    return [*lines, report.table(pd.DataFrame(rows)), *coverage_lines(part)]
+    return [*lines, report.table(rows), *coverage_lines(part)]
 
 
 def levels_of(runs):
@@ -114,18 +108,8 @@ def coverage_lines(part):
     return lines
 
 
-def family_lines(frame):
-    """The gaps of the family of priors."""
-    parts = by_task(frame, tasks.FAMILY.__contains__)
-    return parts and ['## Family of priors\n\nGap, nats.\n', compare(
-        parts, {'': lambda runs: spread(runs['gap'])})]
-
-
-def measured_lines(frame):
+def measured_lines(parts):
     """The densities of all measured tables, and who wins how many folds."""
-    parts = by_task(frame, lambda task: not simulated(task))
-    if not parts:
-        return []
     lines = ['## Measured tables\n\nMean log q(y), held out, nats.\n', compare(
         parts, {'': lambda runs: f'{-runs["loss"].mean():.3f}'})]
     folds = pd.concat([part for _, part in parts]).pivot_table(
@@ -143,8 +127,8 @@ def measured_lines(frame):
 def to_markdown(environment, protocol, found, failed):
     """The report of all tasks that were run."""
     frame = pd.DataFrame(found, columns=None if found else ['task', 'model'])
-    single = by_task(frame, lambda task: task.name not in COMPACT)
-    return '\n'.join([
+    family, measured = by_task(frame, tasks.FAMILY), by_task(frame, MEASURED)
+    parts = [
         report.heading('Quality of learnt densities', environment),
         f'{protocol.simulations or "10000 or so many as are said"} simulations, a '
         f'tenth of them for validation; gap on {protocol.test_draws} fresh draws; C2ST '
@@ -153,12 +137,17 @@ def to_markdown(environment, protocol, found, failed):
         'deviation of runs, nats; medians of times, on one thread, compilation '
         'included. `benchmarks/quality.py` says how, and `quality.json` with which '
         'settings.\n',
-        compare([(task, part) for task, part in single if simulated(task)], {
+        compare(by_task(frame, [task for task in SINGLE if task not in MEASURED]), {
             ', gap': lambda runs: spread(runs['gap']),
             ', C2ST': lambda runs: f'{mean_c2st(runs).mean():.3f}',
-            ', fit, s': lambda runs: f'{runs["seconds"].median():.1f}'}),
-        *family_lines(frame), *measured_lines(frame),
-        *(line for task, part in single for line in section(task, part)),
+            ', fit, s': lambda runs: f'{runs["seconds"].median():.1f}'})]
+    if family:
+        parts += ['## Family of priors\n\nGap, nats.\n', compare(
+            family, {'': lambda runs: spread(runs['gap'])})]
+    if measured:
+        parts += measured_lines(measured)
+    return '\n'.join([
+        *parts, *(line for pair in by_task(frame) for line in section(*pair)),
         *(f'Not measured: {name}: {reason}\n' for name, reason in failed.items())])
 
 
@@ -166,7 +155,7 @@ def draw(file, parts):
     """A panel for each task, a point for each run, a line at the mean."""
     figure, axes = report.panels(len(parts), size=(4.6, 3.8))
     for ax, (task, part) in zip(axes, parts):
-        key = 'gap' if simulated(task) else 'loss'
+        key = 'gap' if isinstance(task, tasks.Simulated) else 'loss'
         models = by_model(part)[::-1]
         for i, (name, runs) in enumerate(models):
             colour = plot.VERMILION if name == OURS else plot.BLUE
@@ -206,13 +195,9 @@ def write(out, protocol, found, failed):
     (out / 'quality.json').write_text(json.dumps(dict(
         environment=environment, failed=failed, runs=found), indent=1),
         encoding='utf-8')
-    if found:
-        frame = pd.DataFrame(found)
-        parts = by_task(frame, lambda task: task.name not in COMPACT)
-        levels = [(task, curves) for task, part in parts if (
-            curves := levels_of(part[part['model'] == OURS]))]
-        if parts:
-            draw(out / 'quality.png', parts)
-        if levels:
+    if found and (parts := by_task(pd.DataFrame(found))):
+        draw(out / 'quality.png', parts)
+        if levels := [(task, curves) for task, part in parts if (
+                curves := levels_of(part[part['model'] == OURS]))]:
             draw_coverage(out / 'coverage.png', levels)
     return text
