@@ -22,7 +22,7 @@ import tqdm
 import peers
 import report
 import speed
-from with_tensorflow import Floor, compiled
+from with_tensorflow import compiled, Floor, joint_product
 
 
 def variants(floor):
@@ -32,21 +32,24 @@ def variants(floor):
         tf.Variable(tf.concat([layer[key] for layer in floor.layers], axis=-1))
         for key in ('condition_kernel', 'bias_0'))
 
+    def log_prob(y, c, **options):
+        return floor.call('log_prob', y, c, **options)
+
     def wide(y, c):
         parts = tf.split(tf.matmul(c, kernel) + bias, len(floor.layers), axis=-1)
-        return floor.log_prob(y, c, product=lambda i, layer, units, c, add: (
+        return log_prob(y, c, product=lambda i, layer, units, c, add: (
             tf.matmul(units, layer['unit_kernel']) + parts[i]))
 
-    vary = functools.partial
+    vary = functools.partial(functools.partial, log_prob)
     return {
-        'floor': floor.log_prob, 'floor again': floor.log_prob,
+        'floor': log_prob, 'floor again': log_prob,
         'one wide product of the conditions for all layers': wide,
-        'one product of (units, conditions) in the first layer': vary(
-            floor.log_prob, product=floor.joint_product),
-        'halves joined and split again in each layer, as in the package': vary(
-            floor.log_prob, merge=True),
-        'one reduction of log-scales, at the end': vary(floor.log_prob, late=True),
-        'biases by `tf.nn.bias_add`': vary(floor.log_prob, add=tf.nn.bias_add)}
+        'one product of (units, conditions) in the first layer':
+            vary(product=joint_product),
+        'halves joined and split again in each layer, as in the package':
+            vary(merge=True),
+        'one reduction of log-scales, at the end': vary(late=True),
+        'biases by `tf.nn.bias_add`': vary(add=tf.nn.bias_add)}
 
 
 def functions(y, c, gradients, mode):
@@ -54,8 +57,8 @@ def functions(y, c, gradients, mode):
     floor = peers.construct(peers.FLOOR, peers.Architecture()).perturb()
     found = {}
     for name, log_prob in variants(floor).items():
-        np.testing.assert_allclose(log_prob(y, c), floor.log_prob(y, c), rtol=1e-3,
-                                   atol=1e-3)
+        np.testing.assert_allclose(log_prob(y, c), floor.call('log_prob', y, c),
+                                   rtol=1e-3, atol=1e-3)
 
         def run(y, c, log_prob=log_prob):
             with tf.GradientTape() as tape:

@@ -16,16 +16,25 @@ SINGLE = [task for task in tasks.TASKS.values()
           if task not in (*tasks.FAMILY, *tasks.TABLES)]
 
 
+def mean(values):
+    return f'{values.mean():.3f}'
+
+
+def median(values):
+    return f'{values.median():.1f}'
+
+
 def spread(values, digits=3):
     """Mean ± standard deviation."""
-    text = f'{np.mean(values):.{digits}f}'
-    if len(values) > 1:
-        text += f' ± {np.std(values, ddof=1):.{digits}f}'
-    return text
+    values = values.dropna()
+    text = f'{values.mean():.{digits}f}' if len(values) else ''
+    return f'{text} ± {values.std():.{digits}f}' if len(values) > 1 else text
 
 
-def mean_c2st(runs):
-    return runs['c2st'].map(np.mean)
+def frame_of(found):
+    """A row a run, with the mean of what its classifiers reached."""
+    frame = pd.DataFrame(found, columns=None if found else ['task', 'model'])
+    return frame.assign(c2st=frame['c2st'].map(np.mean)) if 'c2st' in frame else frame
 
 
 def by_task(frame, chosen=SINGLE):
@@ -43,13 +52,14 @@ def by_model(part):
 def compare(parts, show):
     """A row a task and what is shown, and a column a package.
 
-    `show` is a `dict` of what is added to the task's name -> function of the runs.
+    `show` is a `dict` of what is added to the task's name -> field, and function of
+    its values.
     """
     if not parts:
         return ''
     texts = pd.DataFrame([
-        {'': task.name + label, 'model': name, 'text': function(runs)}
-        for task, part in parts for label, function in show.items()
+        {'': task.name + label, 'model': name, 'text': function(runs[field])}
+        for task, part in parts for label, (field, function) in show.items()
         for name, runs in part.groupby('model')])
     texts['model'] = pd.Categorical(texts['model'], list(MODELS))
     return report.pivot(texts, [''], 'model')
@@ -59,40 +69,37 @@ def section(task, part):
     """The table of one task."""
     # Folds differ more than packages do, so differences are taken fold by fold.
     linear = part[part['model'] == LINEAR].set_index('seed')['loss']
-    rows, simulated = [], isinstance(task, tasks.Simulated)
-    for name, runs in by_model(part):
-        less = (runs['loss'] - runs['seed'].map(linear)).dropna()
-        row = {'gap': spread(runs['gap']), '−log q': f'{runs["loss"].mean():.3f}',
-               'C2ST': spread(mean_c2st(runs))} if simulated else {
-                   '−log q(y), held out': spread(runs['loss']),
-                   'less linear Gaussian\'s': spread(less) if len(less) else ''}
-        median = runs[['seconds', 'cpu_seconds', 'epochs']].median()
-        rows.append({
-            'package': name, **row, 'runs': len(runs),
-            'fit, s': f'{median["seconds"]:.1f}',
-            'fit, CPU s': f'{median["cpu_seconds"]:.1f}',
-            'epochs': f'{median["epochs"]:.0f}',
-            'parameters': runs['parameters'].iloc[0]})
+    part = part.assign(less=part['loss'] - part['seed'].map(linear))
     lines = [f'## {task.name[0].upper()}{task.name[1:]}\n']
-    if simulated:
+    if isinstance(task, tasks.Simulated):
         lines.append(f'Optimum {task.optimum:.3f} nats; {part["optimum"].iloc[0]:.3f} '
                      'on the draws that are used.\n')
-    return [*lines, report.table(rows), *coverage_lines(part)]
+        shown = {'gap': ('gap', spread), '−log q': ('loss', mean),
+                 'C2ST': ('c2st', spread)}
+    else:
+        shown = {'−log q(y), held out': ('loss', spread),
+                 'less linear Gaussian\'s': ('less', spread)}
+    shown.update({
+        'runs': ('loss', len), 'fit, s': ('seconds', median),
+        'fit, CPU s': ('cpu_seconds', median),
+        'epochs': ('epochs', lambda x: f'{x.median():.0f}'),
+        'parameters': ('parameters', 'first')})
+    return [*lines, report.table(
+        [[name, *runs.groupby('model').agg(**shown).values[0]]
+         for name, runs in by_model(part)], ['package', *shown]), *coverage_lines(part)]
 
 
 def levels_of(runs):
     """Those of all curves."""
-    if 'levels' not in runs:
-        return []
-    return [curve for curves in runs['levels'].dropna() for curve in curves]
+    return [curve for curves in runs.get('levels', pd.Series()).dropna()
+            for curve in curves]
 
 
 def coverage_lines(part):
     """What the levels say, where a model has any."""
     lines = []
     for name, runs in by_model(part):
-        levels = levels_of(runs)
-        if not levels:
+        if not (levels := levels_of(runs)):
             continue
         _, lower, upper = calibration.coverage_band(len(levels[0]))
         curves = [calibration.coverage_curve(x)[1] for x in levels]
@@ -111,7 +118,7 @@ def coverage_lines(part):
 def measured_lines(parts):
     """The densities of all measured tables, and who wins how many folds."""
     lines = ['## Measured tables\n\nMean log q(y), held out, nats.\n', compare(
-        parts, {'': lambda runs: f'{-runs["loss"].mean():.3f}'})]
+        parts, {'': ('loss', lambda x: mean(-x))})]
     folds = pd.concat([part for _, part in parts]).pivot_table(
         index=['task', 'seed'], columns='model', values='loss')
     if {OURS, ZUKO_DEFAULTS} <= set(folds):
@@ -126,7 +133,7 @@ def measured_lines(parts):
 
 def to_markdown(environment, protocol, found, failed):
     """The report of all tasks that were run."""
-    frame = pd.DataFrame(found, columns=None if found else ['task', 'model'])
+    frame = frame_of(found)
     family, measured = by_task(frame, tasks.FAMILY), by_task(frame, MEASURED)
     parts = [
         report.heading('Quality of learnt densities', environment),
@@ -138,12 +145,11 @@ def to_markdown(environment, protocol, found, failed):
         'included. `benchmarks/quality.py` says how, and `quality.json` with which '
         'settings.\n',
         compare(by_task(frame, [task for task in SINGLE if task not in MEASURED]), {
-            ', gap': lambda runs: spread(runs['gap']),
-            ', C2ST': lambda runs: f'{mean_c2st(runs).mean():.3f}',
-            ', fit, s': lambda runs: f'{runs["seconds"].median():.1f}'})]
+            ', gap': ('gap', spread), ', C2ST': ('c2st', mean),
+            ', fit, s': ('seconds', median)})]
     if family:
         parts += ['## Family of priors\n\nGap, nats.\n', compare(
-            family, {'': lambda runs: spread(runs['gap'])})]
+            family, {'': ('gap', spread)})]
     if measured:
         parts += measured_lines(measured)
     return '\n'.join([

@@ -96,6 +96,7 @@ def targets(results):
         add('sweeps', f'{most} samples for each condition: at least 4 times faster than '
             'concatenating', 4., '{mode}', dict(sweep='samples', value=most, name=FLOOR),
             ['sweep', 'value', 'mode', 'operation'], least=True, name=OURS)
+    if 'first_call' in frames:
         first = frames['first_call']
         *_, few, many = [0, *sorted(set(first['value']))]
         frames['per coupling'] = first.assign(median=first['median'] / first['value'])
@@ -190,23 +191,31 @@ def hot(frames, settings):
 def sweeps(frames, settings):
     parts = ['## Sweeps\n\nMedians of this package in ms, batch '
              f'{settings["sweep_batch"]}; in brackets the ratio to {FLOOR}.\n']
-    frame, first = (frames[section].sort_values('value', kind='stable').assign(
-        column=lambda x: x['operation'] + ' ' + x['mode'])
-                    for section in ('sweeps', 'first_call'))
-    for sweep in frames['sweeps']['sweep'].unique():
+    for sweep, frame in frames['sweeps'].groupby('sweep', sort=False):
         note = (f' ({settings["samples_batch"]} conditions of width '
                 f'{settings["samples_condition_size"]}, `given(c)`; '
                 'the floor concatenates the conditions to every sample)'
                 if sweep == 'samples' else '')
+        frame = by_value(frame)
         parts += [f'### {SWEEPS[sweep]}{note}\n', ratio_table(
-            matching(frame, sweep=sweep), {'value': sweep}, 'column',
-            ['value', 'column'], dict(name=OURS), name=FLOOR)]
-    built = first.drop_duplicates(['value', 'name']).assign(
+            frame, {'value': sweep}, 'column', ['value', 'column'], dict(name=OURS),
+            name=FLOOR)]
+    return parts
+
+
+def first_call(frames, settings):
+    frame = by_value(frames['first_call'])
+    built = frame.drop_duplicates(['value', 'name']).assign(
         column='construction', median=lambda x: x['construction'])
-    first = pd.concat([built, first])
-    return [*parts, '## Construction and first calls\n\nms.\n', report.pivot(
-        first.assign(text=first['median'].map(ms)),
+    frame = pd.concat([built, frame])
+    return ['## Construction and first calls\n\nms.\n', report.pivot(
+        frame.assign(text=frame['median'].map(ms)),
         {'value': 'couplings', 'name': 'implementation'}, 'column')]
+
+
+def by_value(frame):
+    return frame.sort_values('value', kind='stable').assign(
+        column=lambda x: x['operation'] + ' ' + x['mode'])
 
 
 def imports(frames, settings):
@@ -265,7 +274,7 @@ def to_markdown(results):
     parts += ['## Targets\n\nThe worst of all cases, with where it was.\n', report.table(
         [(*row, 'yes' if met else 'NO') for *row, met in targets(results)],
         ['target', 'measured', 'met'])]
-    for section in (main, eager, hot, sweeps, imports, memory, fits):
+    for section in (main, eager, hot, sweeps, first_call, imports, memory, fits):
         if section.__name__ in frames:
             parts += section(frames, results['settings'])
     return '\n'.join(parts)

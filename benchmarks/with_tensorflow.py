@@ -17,11 +17,7 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 # That of all `real_nvp`s: the flow's own depends on the number of layers, that of the
 # template does not.
 AFFINE = tfpc.Affine()
-# What is asked of `given(c)`.
-GIVEN = {'given_log_prob': lambda given, y: given.log_prob(y),
-         'given_sample': lambda given, y: given.sample(),
-         'given_sample_and_log_prob':
-             lambda given, y: given.experimental_sample_and_log_prob()}
+METHODS = {'sample_and_log_prob': 'experimental_sample_and_log_prob'}
 
 
 def _normal(event_size):
@@ -65,30 +61,22 @@ class TensorFlow(peers.Package):
         if name == 'train':
             self._optimizer = tf.keras.optimizers.Adam(self.learning_rate)
             self._optimizer.build(self.variables)
-        return compiled(getattr(self, name), mode)
+            return compiled(self.train, mode)
+        return compiled(lambda y, c: self.call(name, y, c), mode)
+
+    def call(self, name, y, c):
+        """Any operation but `train`."""
+        if name in ('forward', 'inverse'):
+            return getattr(self.distribution.bijector, name)(y, **self.kwargs(c))
+        return getattr(self.distribution, METHODS.get(name, name))(
+            y if name == 'log_prob' else y.shape[0], bijector_kwargs=self.kwargs(c))
 
     def sampler(self, n, mode):
         return compiled(lambda c: self.many(c, n), mode)
 
-    def log_prob(self, y, c):
-        return self.distribution.log_prob(y, bijector_kwargs=self.kwargs(c))
-
-    def sample(self, y, c):
-        return self.distribution.sample(y.shape[0], bijector_kwargs=self.kwargs(c))
-
-    def sample_and_log_prob(self, y, c):
-        return self.distribution.experimental_sample_and_log_prob(
-            y.shape[0], bijector_kwargs=self.kwargs(c))
-
-    def forward(self, x, c):
-        return self.distribution.bijector.forward(x, **self.kwargs(c))
-
-    def inverse(self, y, c):
-        return self.distribution.bijector.inverse(y, **self.kwargs(c))
-
     def train(self, y, c):
         with tf.GradientTape() as tape:
-            loss = -tf.reduce_mean(self.log_prob(y, c))
+            loss = -tf.reduce_mean(self.call('log_prob', y, c))
         gradients = tape.gradient(loss, self.variables)
         self._optimizer.apply_gradients(zip(gradients, self.variables))
         return loss
@@ -131,10 +119,12 @@ class Ours(TensorFlow):
             **flow or {})
         self.variables = self.distribution.trainable_variables
 
-    def operation(self, name, mode):
-        if name in GIVEN:
-            return compiled(lambda y, c: GIVEN[name](self.given(c), y), mode)
-        return super().operation(name, mode)
+    def call(self, name, y, c):
+        if name not in peers.GIVEN:
+            return super().call(name, y, c)
+        name = peers.GIVEN[name]
+        return getattr(self.given(c), METHODS.get(name, name))(
+            *[y] * (name == 'log_prob'))
 
     def given(self, c):
         return self.distribution.given(c)
@@ -187,17 +177,28 @@ class StockClass(Ours):
         return tfd.TransformedDistribution(self.base, self.flow.condition(c))
 
 
+def product(i, layer, units, c, add):
+    """The first product of the network of layer i."""
+    return (add(tf.matmul(c, layer['condition_kernel']), layer['bias_0'])
+            + tf.matmul(units, layer['unit_kernel']))
+
+
+def joint_product(i, layer, units, c, add):
+    return add(tf.matmul(tf.concat([units, c], axis=-1), layer['kernel']),
+               layer['bias_0'])
+
+
 class Floor(TensorFlow):
     """The same maths in straight-line TensorFlow: no class, no check, no merge.
 
     The variables are those that the package makes, found by their names.
     """
 
-    def real_nvp(self, event_size, condition_size, num_layers, hidden_layers):
+    def real_nvp(self, event_size, hidden_layers, **more):
         self.sizes = [event_size // 2, event_size - event_size // 2]
         self.depth = len(hidden_layers)
-        made = Ours('real_nvp', event_size=event_size, condition_size=condition_size,
-                    num_layers=num_layers, hidden_layers=hidden_layers, seed=self.seed)
+        made = Ours('real_nvp', event_size=event_size, hidden_layers=hidden_layers,
+                    seed=self.seed, **more)
         self.variables = made.variables
         self.layers = [{v.name.split('/')[-1].split(':')[0]: v
                         for v in layer.trainable_variables}
@@ -208,17 +209,6 @@ class Floor(TensorFlow):
         for layer in self.layers:
             layer.setdefault('kernel', tf.Variable(tf.concat(
                 [layer['unit_kernel'], layer['condition_kernel']], axis=0)))
-
-    @staticmethod
-    def product(i, layer, units, c, add):
-        """The first product in layer i."""
-        return (add(tf.matmul(c, layer['condition_kernel']), layer['bias_0'])
-                + tf.matmul(units, layer['unit_kernel']))
-
-    @staticmethod
-    def joint_product(i, layer, units, c, add):
-        return add(tf.matmul(tf.concat([units, c], axis=-1), layer['kernel']),
-                   layer['bias_0'])
 
     def transform(self, value, c, forward, product=product, add=tf.add, merge=False,
                   late=False):
@@ -248,21 +238,17 @@ class Floor(TensorFlow):
         total = tf.reduce_sum(tf.add_n(scales), axis=-1) if late else sum(scales)
         return tf.concat(halves, axis=-1), total
 
-    def base_log_prob(self, x):
-        return (-0.5 * tf.reduce_sum(x**2, axis=-1)
-                - 0.5 * math.log(2. * math.pi) * sum(self.sizes))
+    def call(self, name, y, c, **options):
+        def base(x):
+            return (-0.5 * tf.reduce_sum(x**2, axis=-1)
+                    - 0.5 * math.log(2. * math.pi) * sum(self.sizes))
 
-    def log_prob(self, y, c, **options):
-        x, log_det = self.transform(y, c, forward=False, **options)
-        return self.base_log_prob(x) + log_det
-
-    def sample(self, y, c):
-        return self.forward(tf.random.normal(y.shape), c)
-
-    def sample_and_log_prob(self, y, c):
-        x = tf.random.normal(y.shape)
+        if name in ('log_prob', 'inverse'):
+            x, log_det = self.transform(y, c, forward=False, **options)
+            return base(x) + log_det if name == 'log_prob' else x
+        x = y if name == 'forward' else tf.random.normal(y.shape)
         y, log_det = self.transform(x, c, forward=True)
-        return y, self.base_log_prob(x) - log_det
+        return (y, base(x) - log_det) if name == 'sample_and_log_prob' else y
 
     def sampler(self, n, mode):
         self.join_kernels()
@@ -271,14 +257,8 @@ class Floor(TensorFlow):
     def many(self, c, n):
         # As it is mostly written: the conditions concatenated to every sample.
         x = tf.random.normal([n * c.shape[0], sum(self.sizes)])
-        y, _ = self.transform(x, tf.tile(c, [n, 1]), True, self.joint_product)
+        y, _ = self.transform(x, tf.tile(c, [n, 1]), True, joint_product)
         return tf.reshape(y, [n, c.shape[0], -1])
-
-    def forward(self, x, c):
-        return self.transform(x, c, forward=True)[0]
-
-    def inverse(self, y, c):
-        return self.transform(y, c, forward=False)[0]
 
 
 class _ByName(TensorFlow):
@@ -294,9 +274,9 @@ class _ByName(TensorFlow):
     def kwargs(self, c):
         return {name: {self.keyword: c} for name in self._names}
 
-    def log_prob(self, y, c):
+    def call(self, name, y, c):
         # A copy, or TFP's cache would answer without a pass from the second call.
-        return super().log_prob(tf.identity(y), c)
+        return super().call(name, tf.identity(y), c)
 
     def many(self, c, n):
         return self.distribution.sample([n, c.shape[0]],
@@ -378,7 +358,7 @@ class GaussianMixture(TensorFlow):
             tfd.Categorical(logits=parameters[:, :components]),
             tfd.MultivariateNormalTriL(means, self._fill.forward(scales)))
 
-    def log_prob(self, y, c):
+    def call(self, name, y, c):
         return self._distribution(c).log_prob(y)
 
     def many(self, c, n):

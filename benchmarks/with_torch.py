@@ -108,19 +108,15 @@ class Zuko(Torch):
         self.flow = zuko.flows.NSF(event_size, condition_size, **settings)
 
 
-class _Perceptron(torch.nn.Module):
+class _Perceptron(torch.nn.Sequential):
     """An MLP that concatenates; those of nflows take no context or are residual."""
 
     def __init__(self, *sizes):
-        super().__init__()
-        self.layers = torch.nn.ModuleList(
-            torch.nn.Linear(m, n) for m, n in zip(sizes, sizes[1:]))
+        super().__init__(*[part for m, n in zip(sizes, sizes[1:]) for part in (
+            torch.nn.ReLU(), torch.nn.Linear(m, n))][1:])
 
     def forward(self, units, context):
-        hidden = torch.cat([units, context], dim=-1)
-        for layer in self.layers[:-1]:
-            hidden = torch.relu(layer(hidden))
-        return self.layers[-1](hidden)
+        return super().forward(torch.cat([units, context], dim=-1))
 
 
 class NFlows(Torch):
