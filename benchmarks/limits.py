@@ -80,12 +80,10 @@ def main():
     settings = speed.Settings(rounds=arguments.rounds, least_calls=arguments.rounds)
     cases = list(itertools.product((False, True), ('graph', 'XLA'), arguments.batches))
     records = []
-    with tqdm.tqdm(desc='limits') as bar:
+    with tqdm.tqdm(total=len(cases), desc='limits') as bar:
         for gradients, mode, batch in cases:
             y, c = map(Floor.tensor, speed.data(peers.Architecture(), batch))
-            cells = functions(y, c, gradients, mode)
-            bar.total = len(cases) * len(cells)
-            times = speed.measure(cells, settings, 0., bar)
+            times = speed.measure(functions(y, c, gradients, mode), settings, 0., bar)
             records += [dict(
                 variant=name,
                 case=f'{"gradients" if gradients else "log_prob"}, {mode}, {batch}',

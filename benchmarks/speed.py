@@ -88,18 +88,14 @@ QUICK = Settings(
 
 
 def measure(cells, settings, seconds, bar):
-    """Times functions without arguments against each other.
+    """Times functions without arguments against each other, by turns.
 
-    Args:
-      cells: `dict` of key -> function.
-      settings: `Settings`.
-      seconds: about how long to spend on each, where `least_calls` calls do not
-        take longer.
-      bar: progress bar, updated once for each cell.
+    Each takes about so many `seconds`, where `least_calls` calls do not take longer.
+    The progress bar goes on by 1.
 
     Returns:
-      `dict` of key -> `dict` with `median`, quartiles `low` and `high`, `first`,
-      what the first call took, all in seconds; and the number of `calls`.
+      `dict` of the keys of `cells` -> `dict` with `median`, quartiles `low` and `high`,
+      `first`, what the first call took, all in seconds; and the number of `calls`.
     """
     first, calls, rounds = {}, {}, {key: [] for key in cells}
     for key, function in cells.items():
@@ -109,7 +105,7 @@ def measure(cells, settings, seconds, bar):
             estimate = min(estimate, _seconds(function))
         calls[key] = int(np.clip(seconds / estimate, settings.least_calls,
                                  1000 * settings.rounds))
-        bar.update(0.5)
+        bar.update(0.5 / len(cells))
     rng = np.random.default_rng(0)
     for i in range(settings.rounds):
         for index in rng.permutation(len(cells)):
@@ -122,7 +118,7 @@ def measure(cells, settings, seconds, bar):
             if share:
                 rounds[key].append(np.median([_seconds(function)
                                               for _ in range(share)]))
-    bar.update(0.5 * len(cells))
+    bar.update(0.5)
     return {key: dict(zip(('low', 'median', 'high'),
                           np.quantile(values, [0.25, 0.5, 0.75])),
                       first=first[key], calls=calls[key])
@@ -185,15 +181,28 @@ class Run:
             architecture or self.settings.architecture, names)
         return built
 
-    def record(self, section, fields, cells, bar, seconds=None, add=lambda r: [r]):
-        """Stores what `measure` finds, with the parts of the keys as `fields`.
+    def compare(self, section, cases, cells, more=lambda record: [record],
+                fields=None, seconds=None):
+        """Measures case by case, and stores the records.
 
-        `add` makes records of one.
+        Args:
+          section: `str`.
+          cases: arguments of `cells`.
+          cells: function that gives what `measure` takes, whose keys are `fields`.
+          more: function that makes records of one.
+          fields: by default the keys of the section.
+          seconds: for a cell, about.
         """
-        times = measure(cells, self.settings, seconds or self.settings.seconds, bar)
-        self.results.setdefault(section, []).extend(itertools.chain(*(
-            add(dict(zip(fields, key), **cell)) for key, cell in times.items())))
-        self.save()
+        records, cases = self.results.setdefault(section, []), list(cases)
+        with tqdm.tqdm(total=len(cases), desc=section, bar_format=(
+                '{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}')) as bar:
+            for case in cases:
+                times = measure(cells(*case), self.settings,
+                                seconds or self.settings.seconds, bar)
+                for key, cell in times.items():
+                    records += more(dict(
+                        zip(fields or self.report.KEYS[section], key), **cell))
+                self.save()
 
     def main(self):
         """Every operation of every implementation."""
@@ -204,40 +213,36 @@ class Run:
         self.results['agreement'] = check_agreement(
             [built[name].perturb() for name in peers.TENSORFLOW],
             self.settings.architecture)
-        cases = list(itertools.product(peers.OPERATIONS, self.settings.batches))
-        with progress('main', len(cases) * sum(
-                len(flow.modes) for flow in built.values())) as bar:
-            for operation, batch in cases:
-                arrays = data(self.settings.architecture, batch)
-                self.record('main', ('operation', 'batch', 'name', 'mode'), {
-                    (operation, batch, name, mode): bind(
-                        flow, flow.operation(operation, mode), *arrays)
-                    for name, flow in built.items() for mode in flow.modes}, bar)
+
+        def cells(operation, batch):
+            arrays = data(self.settings.architecture, batch)
+            return {(operation, batch, name, mode): bind(
+                flow, flow.operation(operation, mode), *arrays)
+                    for name, flow in built.items() for mode in flow.modes}
+
+        self.compare('main', itertools.product(
+            peers.OPERATIONS, self.settings.batches), cells)
 
     def eager(self):
         """Calls that are made eagerly, next to the same ones compiled."""
-        built = self.build((OURS, STOCK_CLASS) + peers.PEERS)
-        cases = {}
+        built, functions = self.build((OURS, STOCK_CLASS) + peers.PEERS), {}
         for name, flow in built.items():
             given = () if name in peers.PEERS else tuple(peers.GIVEN)
             if given:
                 flow.perturb()
             for call in peers.CALLS + given:
                 for mode in ('eager', 'graph') if name == OURS else flow.modes[:1]:
-                    cases[call, name, mode] = flow.operation(call, mode)
+                    functions[call, name, mode] = flow.operation(call, mode)
 
-        def add(record):
-            # What is the only way of a package is that of `given` too.
-            return [record] + [
-                dict(record, call=way) for way, call in peers.GIVEN.items()
-                if record['name'] in peers.PEERS and call == record['call']]
+        def cells(batch):
+            arrays = data(self.settings.architecture, batch)
+            return {(call, batch, name, mode): bind(built[name], function, *arrays)
+                    for (call, name, mode), function in functions.items()}
 
-        with progress('eager', len(cases) * len(self.settings.batches)) as bar:
-            for batch in self.settings.batches:
-                arrays = data(self.settings.architecture, batch)
-                self.record('eager', ('call', 'batch', 'name', 'mode'), {
-                    (call, batch, name, mode): bind(built[name], function, *arrays)
-                    for (call, name, mode), function in cases.items()}, bar, add=add)
+        # What is the only way of a package is that of `given` too.
+        self.compare('eager', zip(self.settings.batches), cells, lambda record: [
+            record, *(dict(record, call=way) for way, call in peers.GIVEN.items()
+                      if record['name'] in peers.PEERS and call == record['call'])])
 
     def hot(self):
         """The least that one call takes from NumPy to NumPy, package by package."""
@@ -248,72 +253,67 @@ class Run:
                 for array in data(self.settings.architecture, batch))
         empty = tf.function(lambda c: c, jit_compile=True).get_concrete_function(
             tf.TensorSpec(c.shape, tf.float32))
-        with progress('hot', 0) as bar:
-            for operation in peers.CALLS:
-                cells = {(operation, 'TensorFlow', 'an empty function, XLA'):
-                             lambda: empty(tf.constant(c)).numpy()}
-                for name, flow in built.items():
-                    for how, function in flow.hot(operation, batch).items():
-                        cells[operation, name, how] = functools.partial(function, y, c)
-                bar.total += len(cells)
-                self.record('hot', ('operation', 'name', 'how'), cells, bar)
+
+        def cells(operation):
+            return {(operation, 'TensorFlow', 'an empty function, XLA'):
+                        lambda: empty(tf.constant(c)).numpy(),
+                    **{(operation, name, how): functools.partial(function, y, c)
+                       for name, flow in built.items()
+                       for how, function in flow.hot(operation, batch).items()}}
+
+        self.compare('hot', zip(peers.CALLS), cells)
 
     def sweeps(self):
         """Sizes, samples for each condition, and first calls over the couplings."""
         settings, seconds = self.settings, self.settings.sweep_seconds
-        cases = (('log_prob', 'graph'), ('log_prob', 'XLA'), ('train', 'graph'))
+        operations = (('log_prob', 'graph'), ('log_prob', 'XLA'), ('train', 'graph'))
         points = {}     # Architecture -> the sweeps that it is a point of.
         for field, values in settings.sweeps:
             for value in values:
                 points.setdefault(dataclasses.replace(
                     settings.architecture, **{field: value}), {})[field] = value
-        names = {architecture: (FLOOR, OURS) + (STOCK_TFP,) * ('num_layers' in values)
-                 for architecture, values in points.items()}
-        with progress('sweeps', 3 * sum(map(len, names.values()))
-                      + 4 * len(settings.samples)) as bar:
-            # What TensorFlow itself does when first called is nobody's first call.
-            warm_up = peers.construct(FLOOR, QUICK.architecture)
-            for case in cases:
-                bind(warm_up, warm_up.operation(*case), *data(QUICK.architecture, 2))()
-            for architecture, values in points.items():
-                cells, construction = {}, {}
-                for name in names[architecture]:
-                    start = time.perf_counter()
-                    flow = peers.construct(name, architecture)
-                    construction[name] = time.perf_counter() - start
-                    flow.perturb()
-                    for case in cases:
-                        cells[name, *case] = bind(flow, flow.operation(*case), *data(
-                            architecture, settings.sweep_batch))
+        # What TensorFlow itself does when first called is nobody's first call.
+        warm_up = peers.construct(FLOOR, QUICK.architecture)
+        for operation in operations:
+            bind(warm_up, warm_up.operation(*operation), *data(QUICK.architecture, 2))()
 
-                def add(record):
-                    return [dict(record, sweep=field, value=value,
-                                 construction=construction[record['name']])
-                            for field, value in values.items()]
+        def cells(architecture, values):
+            found = {}
+            for name in (FLOOR, OURS) + (STOCK_TFP,) * ('num_layers' in values):
+                start = time.perf_counter()
+                flow = peers.construct(name, architecture)
+                construction = time.perf_counter() - start
+                flow.perturb()
+                for operation in operations:
+                    found[*operation, name, construction, tuple(values.items())] = bind(
+                        flow, flow.operation(*operation),
+                        *data(architecture, settings.sweep_batch))
+            return found
 
-                self.record('sweeps', ('name', 'operation', 'mode'), cells, bar,
-                            seconds, add)
-            self.results['first_call'] = [
-                dict(record, sweep='first_call', median=record['first'])
-                for record in self.results['sweeps'] if record['sweep'] == 'num_layers']
-            pair = {name: peers.construct(name, settings.samples_architecture).perturb()
-                    for name in (FLOOR, OURS)}
-            c = data(settings.samples_architecture, settings.samples_batch)[1]
-            for n in settings.samples:
-                self.record('sweeps', ('sweep', 'value', 'operation', 'name', 'mode'), {
-                    ('samples', n, 'sample', name, mode): bind(
-                        flow, flow.sampler(n, mode), c)
-                    for name, flow in pair.items() for mode in ('graph', 'XLA')}, bar,
-                            seconds)
+        self.compare('sweeps', points.items(), cells, lambda record: [
+            dict(record, sweep=field, value=value)
+            for field, value in record.pop('sweeps')], (
+                'operation', 'mode', 'name', 'construction', 'sweeps'), seconds)
+        self.results['first_call'] = [
+            dict(record, sweep='first_call', median=record['first'])
+            for record in self.results['sweeps'] if record['sweep'] == 'num_layers']
+        pair = {name: peers.construct(name, settings.samples_architecture).perturb()
+                for name in (FLOOR, OURS)}
+        c = data(settings.samples_architecture, settings.samples_batch)[1]
+
+        def samples(n):
+            return {('samples', n, 'sample', name, mode): bind(
+                flow, flow.sampler(n, mode), c)
+                    for name, flow in pair.items() for mode in ('graph', 'XLA')}
+
+        self.compare('sweeps', zip(settings.samples), samples, seconds=seconds)
 
     def imports(self):
         """Seconds that importing takes, each in a process of its own."""
-        packages, repetitions = self.settings.packages, self.settings.repetitions
-        seconds = {package: [] for package in packages}
-        with progress('imports', len(packages) * repetitions) as bar:
-            for package in packages * repetitions:
-                seconds[package].append(_import_seconds(package))
-                bar.update()
+        seconds = {package: [] for package in self.settings.packages}
+        for package in tqdm.tqdm(self.settings.packages * self.settings.repetitions,
+                                 'imports'):
+            seconds[package].append(_import_seconds(package))
         self.results['imports'] = [
             dict(name=package, median=np.median(values))
             for package, values in seconds.items() if None not in values]
@@ -345,11 +345,6 @@ class Run:
             self.results[section] = list(tqdm.tqdm(
                 pool.map(run, cases), total=len(cases), desc=section))
         self.save()
-
-
-def progress(label, total):
-    return tqdm.tqdm(total=total, desc=label, bar_format=(
-        '{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}'))
 
 
 def _import_seconds(package):

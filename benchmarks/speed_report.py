@@ -9,20 +9,26 @@ import report
 from peers import FLOOR, FLOWJAX, NFLOWS, OURS, STOCK_TFP, ZUKO
 from report import matching, ms
 
-# The mode of TensorFlow that the only mode of others is compared with.
-EQUIVALENT = {'jit': 'XLA'}
+# What tells the records of each section apart.
+KEYS = {'main': ('operation', 'batch', 'name', 'mode'),
+        'eager': ('call', 'batch', 'name', 'mode'), 'hot': ('operation', 'name', 'how'),
+        'sweeps': ('sweep', 'value', 'operation', 'name', 'mode'), 'imports': ('name',),
+        'memory': ('name', 'mode'), 'fits': ('name', 'mode')}
+KEYS['first_call'] = KEYS['sweeps']
+ALL_KEYS = set().union(*KEYS.values())
 SWEEPS = {'event_size': 'Units D', 'num_layers': 'Couplings',
           'condition_size': 'Width of the conditions',
           'samples': 'Samples for each condition', 'first_call': 'Couplings'}
 
 
-def against(frame, by, **reference):
-    """Joins to each row the one of the `reference` that has the same `by`.
+def against(frame, **reference):
+    """Joins to each row the one of the `reference` whose other keys are the same.
 
     Adds `ratio`, of its `median` to that of the other; rows without one are left out.
     """
-    other = matching(frame, **reference)[[*by, 'median']]
-    joined = frame.merge(other, on=by, suffixes=('', '_reference'))
+    by = [field for field in frame if field in ALL_KEYS - set(reference)]
+    joined = frame.merge(matching(frame, **reference)[[*by, 'median']], on=by,
+                         suffixes=('', '_reference'))
     return joined.assign(ratio=joined['median'] / joined['median_reference'])
 
 
@@ -31,22 +37,24 @@ def written(call):
 
 
 def frames_of(results):
-    """A frame of the records of each section, and some that are made of them.
+    """A frame of the records of each section, calls as they are written in them.
 
-    Calls stand as they are written. `faster` has the faster compiled mode of each
-    implementation, or its only one.
+    `faster` has the faster compiled mode of each implementation, or its only one.
     """
-    frames = {section: pd.DataFrame(records) for section, records in results.items()
-              if section in ('main', 'eager', 'hot', 'sweeps', 'first_call', 'memory',
-                             'fits', 'imports')}
-    for frame in frames.values():
-        for field in {'operation', 'call'} & set(frame):
-            frame[field] = frame[field].map(written)
+    frames = {}
+    for section, keys in KEYS.items():
+        if results.get(section):
+            frame = pd.DataFrame(results[section])
+            frame = frame.drop(columns=set(frame) & ALL_KEYS - set(keys))
+            for field in {'operation', 'call'} & set(frame):
+                frame[field] = frame[field].map(written)
+            frames[section] = frame
     if 'main' in frames:
         frame = frames['main']
         frame = frame[(frame['mode'] != 'eager') | frame['name'].isin([ZUKO, NFLOWS])]
         frames['faster'] = frame.loc[frame.groupby(
-            ['operation', 'batch', 'name'], sort=False)['median'].idxmin()]
+            ['operation', 'batch', 'name'], sort=False)['median'].idxmin()].drop(
+                columns='mode')
     return frames
 
 
@@ -57,76 +65,70 @@ def targets(results):
     """
     frames, rows = frames_of(results), []
 
-    def add(section, text, bound, place, who, by, least=False, **reference):
+    def add(section, text, bound, place, who, least=False, **reference):
         """Holds the worst ratio to the `reference` against a bound."""
-        if section not in frames:
-            return
-        frame = frames[section]
-        frame = matching(against(frame, by, **reference) if reference
-                         else frame.assign(ratio=frame['median']), **who)
-        if len(frame):
-            ratios = frame['ratio']
-            worst = frame.loc[ratios.idxmin() if least else ratios.idxmax()]
-            ratio = worst['ratio']
-            rows.append((text, f'{ratio:.3g} ({place.format(**worst)})',
-                         bool(ratio >= bound if least else ratio <= bound)))
+        if section in frames:
+            frame = matching(against(frames[section], **reference) if reference else
+                             frames[section].rename(columns={'median': 'ratio'}), **who)
+            if len(frame):
+                worst = frame.loc[frame['ratio'].idxmin() if least
+                                  else frame['ratio'].idxmax()]
+                ratio = worst['ratio']
+                rows.append((text, f'{ratio:.3g} ({place.format(**worst)})',
+                             bool(ratio >= bound if least else ratio <= bound)))
 
-    mine, by = dict(name=OURS, mode='eager'), ['call', 'batch']
+    mine, where = dict(name=OURS, mode='eager'), '{call}, batch {batch}'
     if 'eager' in frames:
         frames['small'] = frames['eager'][frames['eager']['batch'] <= 256]
     add('small', 'eager: at most 1.3 times the same call in a held `tf.function`, at '
-        'batches up to 256', 1.3, '{call}, batch {batch}', mine, by, name=OURS,
-        mode='graph')
+        'batches up to 256', 1.3, where, mine, name=OURS, mode='graph')
     for peer in (ZUKO, NFLOWS):
-        add('eager', f'eager: at most the time of {peer}', 1., '{call}, batch {batch}',
-            mine, by, name=peer, mode='eager')
+        add('eager', f'eager: at most the time of {peer}', 1., where, mine, name=peer,
+            mode='eager')
     for how, bound in (('`compiled`, XLA', 1.2), ('`compiled`, XLA, frozen', 1.)):
         add('hot', f"hot loop, {how}: at most {bound:.1f} times FlowJAX's jit", bound,
-            '{operation}', dict(name=OURS, how=how), ['operation'], name=FLOWJAX,
-            how='jit')
-    mine, by, where = dict(name=OURS), ['operation', 'batch'], '{operation}, batch {batch}'
+            '{operation}', dict(name=OURS, how=how), name=FLOWJAX, how='jit')
+    mine, where = dict(name=OURS), '{operation}, batch {batch}'
     for mode in ('graph', 'XLA'):
         add('main', f'compiled, {mode}: at most 1.1 times {FLOOR}', 1.1, where,
-            dict(mine, mode=mode), by, name=FLOOR, mode=mode)
+            dict(mine, mode=mode), name=FLOOR, mode=mode)
     for peer in (FLOWJAX, ZUKO, NFLOWS):
         add('faster', f'compiled, the faster mode: at most the time of {peer}', 1.,
-            where, mine, by, name=peer)
+            where, mine, name=peer)
     if 'sweeps' in frames:
         most = results['settings']['samples'][-1]
         add('sweeps', f'{most} samples for each condition: at least 4 times faster than '
             'concatenating', 4., '{mode}', dict(sweep='samples', value=most, name=FLOOR),
-            ['sweep', 'value', 'mode', 'operation'], least=True, name=OURS)
+            least=True, name=OURS)
     if 'first_call' in frames:
         first = frames['first_call']
-        *_, few, many = [0, *sorted(set(first['value']))]
+        *_, few, many = sorted({0, *first['value']})
         frames['per coupling'] = first.assign(median=first['median'] / first['value'])
         add('per coupling', 'first call: at most linear in the couplings (1 is linear)',
-            1., f'{{operation}} {{mode}}, from {few} to {many}',
-            dict(mine, value=many), ['operation', 'mode'], name=OURS, value=few)
+            1., f'{{operation}} {{mode}}, from {few} to {many}', dict(mine, value=many),
+            name=OURS, value=few)
         add('first_call', "first call: at most stock TFP's time", 1.,
-            '{operation} {mode}, couplings: {value}', mine,
-            ['operation', 'mode', 'value'], name=STOCK_TFP)
+            '{operation} {mode}, couplings: {value}', mine, name=STOCK_TFP)
     if 'memory' in frames:
         frames['memory']['median'] = frames['memory']['again'].clip(lower=1)
-    add('memory', 'the memory of these samples: at most that of concatenating', 1.,
-        '{mode}', mine, ['mode'], name=FLOOR)
+        add('memory', 'the memory of these samples: at most that of concatenating', 1.,
+            '{mode}', mine, name=FLOOR)
     if 'fits' in frames:
         fits = frames['fits']
-        frames['growth'] = fits.assign(median=fits['taken'].str[1] / fits['taken'].str[0])
-        frames['graphs'] = fits.assign(median=fits['graphs'].str[1])
-    add('growth', 'memory after the last fit without XLA: at most 1.05 times that after '
-        'the second', 1.05, '{name}', dict(mode='graph'), [])
-    add('graphs', 'live `FuncGraph`s after the last fit: none', 0, '{name}, {mode}', {},
-        [])
+        fits['median'] = fits['taken'].str[1] / fits['taken'].str[0]
+        add('fits', 'memory after the last fit without XLA: at most 1.05 times that '
+            'after the second', 1.05, '{name}', dict(mode='graph'))
+        fits['median'] = fits['graphs'].str[1]
+        add('fits', 'live `FuncGraph`s after the last fit: none', 0, '{name}, {mode}', {})
     return rows
 
 
-def ratio_table(frame, rows, column, by, who=None, bold=False, empty='', **reference):
+def ratio_table(frame, rows, column, who=None, bold=False, empty='', **reference):
     """A table of medians in ms, those of `who`, with their ratios to the reference.
 
     `bold` has the reference come first, in bold.
     """
-    frame = matching(against(frame, by, **reference), **who or {})
+    frame = matching(against(frame, **reference), **who or {})
     frame['text'] = frame['median'].map(ms) + frame['ratio'].map(' ({:.2f})'.format)
     if bold:
         first = matching(frame, **reference)
@@ -137,13 +139,12 @@ def ratio_table(frame, rows, column, by, who=None, bold=False, empty='', **refer
 
 def operation_table(frame):
     """Medians of one operation, and their ratios, with a group of columns a batch."""
-    frame = frame.assign(text='**' + frame['median'].map(ms) + '**',
-                         mode_of_tf=frame['mode'].replace(EQUIVALENT))
-    # Of a mode that is only equivalent there is no reference.
+    # The only mode of JAX is compared with that of TensorFlow that is most like it.
+    frame = frame.assign(text='**' + frame['median'].map(ms) + '**', own=frame['mode'],
+                         mode=frame['mode'].replace('jit', 'XLA'))
     for column, name in (('/floor', FLOOR), ('/ours', OURS)):
-        frame[column] = against(frame, ['batch', 'mode_of_tf'], name=name)[
-            'ratio'].map('{:.2f}'.format).values
-    by = ['name', 'mode']
+        frame[column] = against(frame, name=name)['ratio'].map('{:.2f}'.format).values
+    by = ['name', 'own']
     parts = [frame.groupby(by, sort=False)['first'].median().map(ms)]
     header = ['implementation', 'mode', 'first']
     for batch, part in frame.groupby('batch', sort=False):
@@ -153,11 +154,11 @@ def operation_table(frame):
 
 
 def main(frames, settings):
-    by = ['operation', 'batch']
     return [
         '## Summary\n\nMedians in ms and, in brackets, how many times that of '
         f'{OURS}. Each compiled, in the faster of its modes, but PyTorch eager.\n',
-        ratio_table(frames['faster'], by, 'name', by, bold=True, name=OURS),
+        ratio_table(frames['faster'], ['operation', 'batch'], 'name', bold=True,
+                    name=OURS),
         '## Operations\n\nMedians in ms; `/floor` and `/ours` are ratios to '
         f'{FLOOR} and to {OURS} in the same mode (FlowJAX: to XLA), so more than 1 in '
         '`/ours` is slower than this package. `first` is the first call, the median '
@@ -167,14 +168,15 @@ def main(frames, settings):
 
 
 def eager(frames, settings):
-    frame, by = frames['eager'], ['call', 'batch']
+    frame = frames['eager']
     frame['column'] = frame['name'] + ', ' + frame['mode']
     calls = [written(name) for name in (*peers.CALLS, *peers.GIVEN)]
     frame = frame.sort_values('call', key=lambda x: x.map(calls.index), kind='stable')
     return ['## Eager calls\n\nMedians in ms and, in brackets, how many times that of '
             f'{OURS} called eagerly. `graph` is the same call in a held '
             '`tf.function`. What other packages do for `given(c)` is their only way.\n',
-            ratio_table(frame, by, 'column', by, bold=True, name=OURS, mode='eager')]
+            ratio_table(frame, ['call', 'batch'], 'column', bold=True, name=OURS,
+                        mode='eager')]
 
 
 def hot(frames, settings):
@@ -185,7 +187,7 @@ def hot(frames, settings):
             'FlowJAX are split by its compiled function, or before it. The empty '
             'function is what a call of TensorFlow costs in any case.\n',
             ratio_table(frames['hot'], {'name': 'implementation', 'how': 'call'},
-                        'operation', ['operation'], empty='–', **mine)]
+                        'operation', empty='–', **mine)]
 
 
 def sweeps(frames, settings):
@@ -196,10 +198,8 @@ def sweeps(frames, settings):
                 f'{settings["samples_condition_size"]}, `given(c)`; '
                 'the floor concatenates the conditions to every sample)'
                 if sweep == 'samples' else '')
-        frame = by_value(frame)
         parts += [f'### {SWEEPS[sweep]}{note}\n', ratio_table(
-            frame, {'value': sweep}, 'column', ['value', 'column'], dict(name=OURS),
-            name=FLOOR)]
+            by_value(frame), {'value': sweep}, 'column', dict(name=OURS), name=FLOOR)]
     return parts
 
 
@@ -311,24 +311,20 @@ def draw_main(frame, file):
 def draw_sweeps(frame, file):
     """One panel for each sweep and operation."""
     groups, lines = dict(list(frame.groupby(['sweep', 'operation']))), {}
-    shown = [(sweep, written(operation)) for operation in ('log_prob', 'train', 'sample')
-             for sweep in SWEEPS if sweep != 'first_call']
-    shown += [('first_call', written(operation)) for operation in ('log_prob', 'train')]
-    shown = [key for key in shown if key in groups]
+    shown = [key for operation in map(written, ('log_prob', 'train', 'sample'))
+             for sweep in SWEEPS if (key := (sweep, operation)) in groups]
+    shown.sort(key=lambda key: key[0] == 'first_call')
     figure, axes = report.panels(len(shown))
     for ax, (sweep, operation) in zip(axes, shown):
-        panel = groups[sweep, operation]
+        panel = groups[sweep, operation].sort_values('value', kind='stable')
         for (name, mode), part in panel.groupby(['name', 'mode'], sort=False):
-            if len(part) == 1 and name == STOCK_TFP:
-                continue        # It is part of the sweep over the couplings alone.
-            part = part.sort_values('value')
-            lines[f'{name}, {mode}'], = ax.plot(
-                part['value'], 1e3 * part['median'], color=COLOURS[name],
-                ls=STYLES[mode], marker='o', ms=4)
-        values = sorted(set(panel['value']))
+            if len(part) > 1 or name != STOCK_TFP:  # It is in one sweep alone.
+                lines[f'{name}, {mode}'], = ax.plot(
+                    part['value'], 1e3 * part['median'], color=COLOURS[name],
+                    ls=STYLES[mode], marker='o', ms=4)
         ax.set(xscale='log', yscale='log', ylabel='ms', xlabel=SWEEPS[sweep],
                title='first call of ' * (sweep == 'first_call') + operation.strip('`'))
-        ax.set_xticks(values, values)
+        ax.set_xticks(panel['value'].unique(), panel['value'].unique())
         ax.xaxis.set_minor_locator(report.plt.NullLocator())
         report.log_ticks(ax.yaxis)
         ax.grid(**report.GRID)
