@@ -44,16 +44,13 @@ class Package:
     that of fits, and `requires`, the modules to import with the class; and
 
         real_nvp(**architecture), density(event_size, condition_size, **settings)
-        num_parameters            a property
-        reseed(seed)
-        tensor(array)             float32 of the package's own kind
-        operation(name, mode)     a new function (y, c): one of `OPERATIONS`, of which
-                                  `train` is a loss, its gradients and a step of Adam;
-                                  `forward`, noise to data; `inverse`
-        sampler(n, mode)          a new function (c) -> n samples each, [n, B, D]
-        hot(operation, batch)     by name, functions (y, c) from NumPy to NumPy
-        prepare(steps), step(y, c)    for `fit`: the optimizer; the loss of one step
-        weights(), restore(weights)
+        num_parameters, reseed(seed), tensor(array)     a property; float32
+        operation(name, mode)   a new function (y, c): one of `OPERATIONS`, of which
+                                `train` is a loss, its gradients and a step of Adam;
+                                `forward`, noise to data; `inverse`
+        sampler(n, mode)        a new function (c) -> n samples each, [n, B, D]
+        hot(operation, batch)   by name, functions (y, c) from NumPy to NumPy
+        prepare(steps), step(y, c), weights(), restore(weights)     for `fit`
     """
 
     requires = ()
@@ -123,20 +120,19 @@ class LinearGaussian:
     def fit(self, train, validation):
         y, c = (np.concatenate(pair).astype(float)
                 for pair in zip(train, validation))
-        self._weights = np.linalg.lstsq(self._inputs(c), y, rcond=None)[0]
-        rest = y - self._inputs(c) @ self._weights
+        self._weights = np.linalg.lstsq(np.insert(c, 0, 1., axis=1), y, rcond=None)[0]
+        rest = y - self._mean(c)
         self._noise = stats.multivariate_normal(cov=rest.T @ rest / len(y), seed=0)
         return 1
 
-    @staticmethod
-    def _inputs(c):
-        return np.concatenate([c, np.ones_like(c[..., :1])], axis=-1)
+    def _mean(self, c):
+        return self._weights[0] + c @ self._weights[1:]
 
     def evaluate(self, y, c):
-        return np.atleast_1d(self._noise.logpdf(y - self._inputs(c) @ self._weights))
+        return np.atleast_1d(self._noise.logpdf(y - self._mean(c)))
 
     def draw(self, c, n):
-        return self._inputs(c) @ self._weights + self._noise.rvs(n).reshape(n, -1)
+        return self._mean(c) + self._noise.rvs(n).reshape(n, -1)
 
 
 def load(where):

@@ -356,10 +356,10 @@ def _digits(count=8):
                  * math.sqrt(len(half)) for half in (lower, upper))
 
 
-# Tables of each package, as frames.
+# Tables of each package, as frames, by name.
 _SOURCES = {
-    'sklearn.datasets': lambda module, name: getattr(
-        module, f'load_{name}')(as_frame=True).frame,
+    'sklearn.datasets': lambda module, name: getattr(module, f'load_{name}')(
+        as_frame=True, **{'scaled': False} if name == 'diabetes' else {}).frame,
     'statsmodels.datasets': lambda module, name: getattr(
         module, name).load_pandas().data,
     'vega_datasets': lambda module, name: getattr(module.local_data, name)()}
@@ -409,16 +409,10 @@ TABLES = (
              ['realgdp', 'tbilrate', 'year']))
 
 
-def _diabetes():
-    """Progression of diabetes in a year, in standard deviations, given ten others.
-
-    Efron et al., "Least Angle Regression", 2004: 442 patients.
-    """
-    from sklearn import datasets
-    conditions, target = datasets.load_diabetes(return_X_y=True, scaled=False)
-    return target[:, None] / target.std(), conditions
-
-
+# Progression of diabetes in a year given ten others, of 442 patients: Efron et al.,
+# "Least Angle Regression", 2004.
+DIABETES = _columns('diabetes', 'sklearn.datasets', 'diabetes', ['target'],
+                    ['age', 'sex', 'bmi', 'bp', *(f's{i}' for i in range(1, 7))])
 TASKS = {task.name: task for task in (
-    TwoMoons(), GaussianMixture(), GaussianLinear(), *FAMILY,
-    Measured('diabetes', 1, 10, _diabetes), Measured('digits', 8, 8, _digits), *TABLES)}
+    TwoMoons(), GaussianMixture(), GaussianLinear(), *FAMILY, DIABETES,
+    Measured('digits', 8, 8, _digits), *TABLES)}
