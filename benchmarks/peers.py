@@ -56,15 +56,11 @@ class Package:
     requires = ()
 
     def __init__(self, build, *, seed=0, learning_rate=1e-5, training=None, **settings):
-        """Constructs the flow.
+        """Constructs the flow by the method `build`, of `settings`.
 
-        Args:
-          build: `'real_nvp'` or `'density'`, the method that makes it of `settings`.
-          seed: `int`.
-          learning_rate: that of Adam in the operation `train`. By default so small
-            that training for the sake of timing does not change what is timed.
-          training: `dict`, of `fit`.
-          **settings: arguments of the method.
+        `training` is a `dict`, of `fit`. `learning_rate` is that of Adam in the
+        operation `train`, by default so small that training for the sake of timing does
+        not change what is timed.
         """
         self.seed, self.rng = seed, np.random.default_rng(seed)
         self.learning_rate, self.training = learning_rate, training
@@ -166,24 +162,18 @@ def available(architecture, names=TENSORFLOW + PEERS, **arguments):
 class Model:
     """A conditional density p(y | c) of one package, whose quality is measured.
 
-    Attributes:
-      name: `str`.
-      where: its class, as of `load`.
-      settings: keyword arguments of the constructor. Where a search was made, it was
-        by seed 0 of the simulated tasks.
-      tuned: name of a task -> those that were better there.
-      quick: those of a model that is small.
-      standardises: whether it does so by itself, so that it meets the rows as they
-        are. Others meet columns of mean 0 and standard deviation 1.
-      measured_only: whether it is a baseline for measured data alone.
+    Where a search for settings was made, it was by seed 0 of the simulated tasks.
     """
     name: str
-    where: str
-    settings: dict = dataclasses.field(default_factory=dict)
+    where: str      # its class, as of `load`
+    settings: dict = dataclasses.field(default_factory=dict)    # of the constructor
+    # Name of a task -> settings that were better there; those of a model that is small.
     tuned: dict = dataclasses.field(default_factory=dict)
     quick: dict = dataclasses.field(default_factory=dict)
+    # Whether it does so by itself, so that it meets the rows as they are. Others meet
+    # columns of mean 0 and standard deviation 1.
     standardises: bool = False
-    measured_only: bool = False
+    measured_only: bool = False     # a baseline for measured data alone
 
 
 # AdamW on a cosine to 0, gradients clipped by their global norm, and the weights of

@@ -63,15 +63,11 @@ def table(rows, columns=None):
 
 
 def pivot(records, rows, column, empty=''):
-    """A table of `text`, a row for each of `rows`, a column for each value of `column`.
+    """A table of `text`: a row for each of `rows`, a column for each value of `column`.
 
-    Both stand in the order in which they first come, or of their categories.
-
-    Args:
-      records: a frame, or `dict`s.
-      rows: a list of fields, or a `dict` from fields to what they are called.
-      column: field.
-      empty: what stands where there is no record.
+    Both stand in the order in which they first come, or of their categories. `records`
+    is a frame, or `dict`s; `rows` a list of fields, or a `dict` from fields to what
+    they are called. `empty` stands where there is no record.
     """
     import pandas as pd
     frame = pd.DataFrame(records)

@@ -183,15 +183,10 @@ class Run:
 
     def compare(self, section, cases, cells, more=lambda record: [record],
                 fields=None, seconds=None):
-        """Measures case by case, and stores the records.
+        """Measures the `cells` of case after case, and stores the records.
 
-        Args:
-          section: `str`.
-          cases: arguments of `cells`.
-          cells: function that gives what `measure` takes, whose keys are `fields`.
-          more: function that makes records of one.
-          fields: by default the keys of the section.
-          seconds: for a cell, about.
+        The parts of a cell's key are `fields`, by default those of the section; `more`
+        makes records of one.
         """
         records, cases = self.results.setdefault(section, []), list(cases)
         with tqdm.tqdm(total=len(cases), desc=section, bar_format=(

@@ -314,11 +314,8 @@ FAMILY = (
 class Measured:
     """A table of a Python package, of which a seed names the fold that is tested.
 
-    Attributes:
-      name, event_size, condition_size: as of `Simulated`.
-      table: function of nothing that gives targets `[N, D]` and conditions `[N, S]`.
-      optimum: `None`; nobody knows it.
-      batch_size: `int`, for all packages, since rows are few.
+    `table` is a function that gives targets `[N, D]` and conditions `[N, S]`. Nobody
+    knows the optimum. Rows are few: batches are small, for all packages.
     """
 
     name: str
