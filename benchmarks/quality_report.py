@@ -24,11 +24,11 @@ def median(values):
     return f'{values.median():.1f}'
 
 
-def spread(values, digits=3):
+def spread(values):
     """Mean ± standard deviation."""
     values = values.dropna()
-    text = f'{values.mean():.{digits}f}' if len(values) else ''
-    return f'{text} ± {values.std():.{digits}f}' if len(values) > 1 else text
+    text = mean(values) if len(values) else ''
+    return f'{text} ± {values.std():.3f}' if len(values) > 1 else text
 
 
 def frame_of(found):
