@@ -16,86 +16,57 @@ import functools
 import itertools
 
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 import tqdm
 
 import peers
 import report
 import speed
-from tfp_conditional.networks.network import UNIT_RANGE
-from tfp_conditional.transformers.transformer import soften
-from with_tensorflow import AFFINE, Floor
-
-VARIANTS = {
-    'floor': {},
-    'floor again': {},
-    'one wide product of the conditions for all layers': {'wide': True},
-    'one product of (units, conditions) in the first layer': {'joint': True},
-    'halves joined and split again in each layer, as in the package': {'merge': True},
-    'one reduction of log-scales, at the end': {'late': True},
-    'biases by `tf.nn.bias_add`': {'fused': True},
-}
+from with_tensorflow import compiled, Floor, joint_product
 
 
-def log_density(layers, y, c, wide=None, joint=None, merge=False, late=False,
-                fused=False):
-    """`[B]` up to a constant; `wide` and `joint` are variables in another layout."""
-    add = tf.nn.bias_add if fused else tf.add
-    if wide is not None:
-        projections = tf.split(add(tf.matmul(c, wide[0]), wide[1]), len(layers), -1)
-    halves, scales, total = tf.split(y, 2, axis=-1), [], 0.
-    for i, layer in enumerate(layers):
-        masked, soft = i % 2, soften(halves[i % 2], UNIT_RANGE)
-        if wide is not None:
-            hidden = tf.matmul(soft, layer['unit_kernel']) + projections[i]
-        elif joint is not None:
-            hidden = add(tf.matmul(tf.concat([soft, c], -1), joint[i]), layer['bias_0'])
-        else:
-            hidden = tf.matmul(soft, layer['unit_kernel']) + add(
-                tf.matmul(c, layer['condition_kernel']), layer['bias_0'])
-        for kernel, bias in (('kernel_1', 'bias_1'), ('kernel_2', 'bias_2')):
-            hidden = add(tf.matmul(tf.nn.relu(hidden), layer[kernel]), layer[bias])
-        shift, log_scale = tf.split(hidden, 2, axis=-1)
-        log_scale = AFFINE.max_log_scale * tf.tanh(log_scale / AFFINE.max_log_scale)
-        halves[1 - masked] = tf.exp(-log_scale) * (
-            halves[1 - masked] - soften(shift, AFFINE.shift_range))
-        scales.append(log_scale)
-        if not late:
-            total -= tf.reduce_sum(log_scale, axis=-1)
-        if merge:
-            halves = tf.split(tf.concat(halves, axis=-1), 2, axis=-1)
-    if late:
-        total = -tf.reduce_sum(tf.add_n(scales), axis=-1)
-    return total - 0.5 * tf.reduce_sum(tf.concat(halves, axis=-1)**2, axis=-1)
+def variants(floor):
+    """Log-densities by name."""
+    floor.join_kernels()
+    kernel, bias = (
+        tf.Variable(tf.concat([layer[key] for layer in floor.layers], axis=-1))
+        for key in ('condition_kernel', 'bias_0'))
+
+    def log_prob(y, c, **options):
+        return floor.call('log_prob', y, c, **options)
+
+    def wide(y, c):
+        parts = tf.split(tf.matmul(c, kernel) + bias, len(floor.layers), axis=-1)
+        return log_prob(y, c, product=lambda i, layer, units, c, add: (
+            tf.matmul(units, layer['unit_kernel']) + parts[i]))
+
+    vary = functools.partial(functools.partial, log_prob)
+    return {
+        'floor': log_prob, 'floor again': log_prob,
+        'one wide product of the conditions for all layers': wide,
+        'one product of (units, conditions) in the first layer':
+            vary(product=joint_product),
+        'halves joined and split again in each layer, as in the package':
+            vary(merge=True),
+        'one reduction of log-scales, at the end': vary(late=True),
+        'biases by `tf.nn.bias_add`': vary(add=tf.nn.bias_add)}
 
 
 def functions(y, c, gradients, mode):
     """A compiled function of each variant."""
-    layers = Floor('real_nvp', peers.Architecture()).perturb().layers
-    reference = log_density(layers, y, c)
+    floor = peers.construct(peers.FLOOR, peers.Architecture()).perturb()
     found = {}
-    for name, options in VARIANTS.items():
-        options, replaced = dict(options), set()
-        if options.get('wide'):
-            replaced = {'condition_kernel', 'bias_0'}
-            options['wide'] = [tf.Variable(tf.concat([n[key] for n in layers], -1))
-                               for key in ('condition_kernel', 'bias_0')]
-        if options.get('joint'):
-            replaced = {'condition_kernel', 'unit_kernel'}
-            options['joint'] = [tf.Variable(tf.concat(
-                [n['unit_kernel'], n['condition_kernel']], 0)) for n in layers]
-        value = functools.partial(log_density, layers, **options)
-        np.testing.assert_allclose(value(y, c), reference, rtol=1e-3, atol=1e-3)
-        variables = [n[key] for n in layers for key in n if key not in replaced]
-        variables += options.get('wide', []) + options.get('joint', [])
+    for name, log_prob in variants(floor).items():
+        np.testing.assert_allclose(log_prob(y, c), floor.call('log_prob', y, c),
+                                   rtol=1e-3, atol=1e-3)
 
-        def run(y, c, value=value, variables=variables):
+        def run(y, c, log_prob=log_prob):
             with tf.GradientTape() as tape:
-                loss = tf.reduce_mean(value(y, c))
-            return tape.gradient(loss, variables) if gradients else value(y, c)
+                loss = tf.reduce_mean(log_prob(y, c))
+            return (tape.gradient(loss, tape.watched_variables()) if gradients
+                    else log_prob(y, c))
 
-        found[name] = Floor.compiled(run, mode)
+        found[name] = functools.partial(compiled(run, mode), y, c)
     return found
 
 
@@ -108,17 +79,17 @@ def main():
     # As many calls as rounds.
     settings = speed.Settings(rounds=arguments.rounds, least_calls=arguments.rounds)
     cases = list(itertools.product((False, True), ('graph', 'XLA'), arguments.batches))
-    columns = {'variant': list(VARIANTS)}
-    with tqdm.tqdm(total=len(cases) * len(VARIANTS), desc='limits') as bar:
+    records = []
+    with tqdm.tqdm(total=len(cases), desc='limits') as bar:
         for gradients, mode, batch in cases:
             y, c = map(Floor.tensor, speed.data(peers.Architecture(), batch))
-            cells = {name: functools.partial(function, y, c) for name, function
-                     in functions(y, c, gradients, mode).items()}
-            times = speed.measure(cells, settings, 0., bar)
-            columns[f'{"gradients" if gradients else "log_prob"}, {mode}, {batch}'] = [
-                f'{times[name]["median"] / times["floor"]["median"]:.2f}'
-                for name in VARIANTS]
-    print(report.table(pd.DataFrame(columns)))
+            times = speed.measure(functions(y, c, gradients, mode), settings, 0., bar)
+            records += [dict(
+                variant=name,
+                case=f'{"gradients" if gradients else "log_prob"}, {mode}, {batch}',
+                text=f'{cell["median"] / times["floor"]["median"]:.2f}')
+                        for name, cell in times.items()]
+    print(report.pivot(records, ['variant'], 'case'))
 
 
 if __name__ == '__main__':

@@ -10,9 +10,10 @@ import importlib
 import math
 
 import numpy as np
+from scipy import stats
 
-OPERATIONS = ('log_prob', 'sample', 'sample_and_log_prob', 'train')
-CALLS = OPERATIONS[:3]
+CALLS = ('log_prob', 'sample', 'sample_and_log_prob')
+OPERATIONS = (*CALLS, 'train')
 # The same of `given(c)`, which in other packages is the only way.
 GIVEN = {f'given_{operation}': operation for operation in CALLS}
 
@@ -20,7 +21,6 @@ FLOOR, OURS, STOCK_CLASS, STOCK_TFP = TENSORFLOW = (
     'hand-written TensorFlow', 'tfp_conditional', 'stock class over the flow',
     'stock TFP')
 ZUKO, NFLOWS, FLOWJAX, NORMFLOWS = PEERS = ('zuko', 'nflows', 'FlowJAX', 'normflows')
-# Of the conditional affine Real NVP whose speed is measured.
 CLASSES = {
     FLOOR: 'with_tensorflow.Floor', OURS: 'with_tensorflow.Ours',
     STOCK_CLASS: 'with_tensorflow.StockClass', STOCK_TFP: 'with_tensorflow.StockTFP',
@@ -40,48 +40,32 @@ class Architecture:
 class Package:
     """One package's flow, of its own kind of tensors `y [B, D]` and `c [B, S]`.
 
-    Attributes:
-      requires: names of modules that are imported with the class.
-      modes: names of the ways in which the package runs.
-      mode: that of fits.
+    Subclasses have `modes`, the names of the ways in which the package runs, `mode`,
+    that of fits, and `requires`, the modules to import with the class; and
+
+        real_nvp(**architecture), density(event_size, condition_size, **settings)
+        num_parameters, reseed(seed), tensor(array)     a property; float32
+        operation(name, mode)   a new function (y, c): one of `OPERATIONS`, of which
+                                `train` is a loss, its gradients and a step of Adam;
+                                `forward`, noise to data; `inverse`
+        sampler(n, mode)        a new function (c) -> n samples each, [n, B, D]
+        hot(operation, batch)   by name, functions (y, c) from NumPy to NumPy
+        prepare(steps), step(y, c), weights(), restore(weights)     for `fit`
     """
 
     requires = ()
-    modes: tuple
-    mode: str
 
-    def __init__(self, build, *sizes, seed=0, learning_rate=1e-5, training=None,
-                 **settings):
-        """Constructs the flow.
+    def __init__(self, build, *, seed=0, learning_rate=1e-5, training=None, **settings):
+        """Constructs the flow by the method `build`, of `settings`.
 
-        Args:
-          build: `'real_nvp'` or `'density'`, the method that makes it.
-          *sizes: `Architecture`, or D and S.
-          seed: `int`.
-          learning_rate: that of Adam in the operation `train`. By default so small
-            that training for the sake of timing does not change what is timed.
-          training: `dict`, of `fit`.
-          **settings: further arguments of `density`.
+        `training` is a `dict`, of `fit`. `learning_rate` is that of Adam in the
+        operation `train`, by default so small that training for the sake of timing does
+        not change what is timed.
         """
         self.seed, self.rng = seed, np.random.default_rng(seed)
         self.learning_rate, self.training = learning_rate, training
         self.reseed(seed)
-        getattr(self, build)(*sizes, **settings)
-
-    # Subclasses have besides:
-    #   reseed(seed)
-    #   real_nvp(architecture), density(event_size, condition_size, **settings)
-    #   num_parameters            a property
-    #   tensor(array)             float32 of the package's own kind
-    #   operation(name, mode)     a new function (y, c): one of `OPERATIONS`, of which
-    #                             `train` is a loss, its gradients and a step of Adam;
-    #                             `forward`, noise to data; `inverse`
-    #   sampler(n, mode)          a new function (c) -> n samples each, [n, B, D]
-    #   hot(operation, batch)     by name, functions (y, c) from NumPy to NumPy
-    # and for `fit`:
-    #   prepare(steps)            makes the optimizer
-    #   step(y, c)                returns the loss
-    #   weights(), restore(weights)
+        getattr(self, build)(**settings)
 
     def evaluate(self, y, c):
         """Log-densities of NumPy arrays `[N, D]` given `[N, S]`."""
@@ -97,14 +81,13 @@ class Package:
     def fit(self, train, validation):
         """AdamW on a cosine to 0, and the weights of least validation loss.
 
-        Returns:
-          The number of epochs that were run.
+        Returns the number of epochs that were run.
         """
-        count = len(train[0])
+        epochs, count = self.training['epochs'], len(train[0])
         size = min(self.training['batch_size'], count)
-        self.prepare(self.training['epochs'] * (count // size))
+        self.prepare(epochs * (count // size))
         best, best_epoch = math.inf, 0
-        for epoch in range(1, self.training['epochs'] + 1):
+        for epoch in range(1, epochs + 1):
             for rows in self.rng.permutation(count)[:count // size * size].reshape(
                     -1, size):
                 if not math.isfinite(self.step(*(self.tensor(x[rows]) for x in train))):
@@ -121,10 +104,31 @@ class Package:
         return -float(np.mean(self.evaluate(y, c)))
 
 
-def to_numpy(result):
-    """A tensor of TensorFlow or PyTorch, or a tuple of them, as NumPy arrays."""
-    return (tuple(map(to_numpy, result)) if isinstance(result, tuple)
-            else result.numpy())
+class LinearGaussian:
+    """Least squares and the covariance of what it leaves, from all rows."""
+
+    requires = ()
+
+    def __init__(self, build, event_size, condition_size, seed=0):
+        self.num_parameters = (event_size * (condition_size + 1)
+                               + event_size * (event_size + 1) // 2)
+
+    def fit(self, train, validation):
+        y, c = (np.concatenate(pair).astype(float)
+                for pair in zip(train, validation))
+        self._weights = np.linalg.lstsq(np.insert(c, 0, 1., axis=1), y, rcond=None)[0]
+        rest = y - self._mean(c)
+        self._noise = stats.multivariate_normal(cov=rest.T @ rest / len(y), seed=0)
+        return 1
+
+    def _mean(self, c):
+        return self._weights[0] + c @ self._weights[1:]
+
+    def evaluate(self, y, c):
+        return np.atleast_1d(self._noise.logpdf(y - self._mean(c)))
+
+    def draw(self, c, n):
+        return self._mean(c) + self._noise.rvs(n).reshape(n, -1)
 
 
 def load(where):
@@ -136,18 +140,82 @@ def load(where):
     return found
 
 
-def available(architecture, names=TENSORFLOW + PEERS, **arguments):
-    """The flows that can be built here, and why others cannot.
+def construct(name, architecture, **arguments):
+    """The `real_nvp` of one of `CLASSES`."""
+    return load(CLASSES[name])('real_nvp', **vars(architecture), **arguments)
 
-    Returns:
-      `dict` of name -> `Package`, and `dict` of name -> reason.
-    """
+
+def available(architecture, names=TENSORFLOW + PEERS, **arguments):
+    """`dict` of name -> flow that can be built here, and of name -> why it cannot."""
     built, absent = {}, {}
     for name in names:
         try:
-            built[name] = load(CLASSES[name])('real_nvp', architecture, **arguments)
+            built[name] = construct(name, architecture, **arguments)
         except ImportError as error:
             absent[name] = f'not installed ({error})'
         except NotImplementedError as error:
             absent[name] = str(error)
     return built, absent
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A conditional density p(y | c) of one package, whose quality is measured.
+
+    Where a search for settings was made, it was by seed 0 of the simulated tasks.
+    """
+    name: str
+    where: str      # its class, as of `load`
+    settings: dict = dataclasses.field(default_factory=dict)    # of the constructor
+    # Name of a task -> settings that were better there; those of a model that is small.
+    tuned: dict = dataclasses.field(default_factory=dict)
+    quick: dict = dataclasses.field(default_factory=dict)
+    # Whether it does so by itself, so that it meets the rows as they are. Others meet
+    # columns of mean 0 and standard deviation 1.
+    standardises: bool = False
+    measured_only: bool = False     # a baseline for measured data alone
+
+
+# AdamW on a cosine to 0, gradients clipped by their global norm, and the weights of
+# the epoch of least validation loss.
+TRAINING = dict(epochs=60, patience=20, batch_size=128, learning_rate=1e-3,
+                weight_decay=1e-4, clip_norm=5.)
+TUNED = dict(TRAINING, epochs=40, batch_size=256, learning_rate=2e-3)
+# What overfits soon.
+SHORT = dict(epochs=8, batch_size=256, learning_rate=1e-3, weight_decay=0.1)
+ZUKO_DEFAULTS, LINEAR = 'zuko, its defaults', 'linear Gaussian'
+_OURS = dict(
+    settings=dict(flow={}, training=dict(jit_compile=True)),    # Else, all defaults.
+    quick=dict(flow=dict(num_coupling_layers=2), training=dict(jit_compile=False)),
+    standardises=True)
+_SPLINES = dict(layers=5, hidden_features=128, blocks=2, tail_bound=3., dropout=0.,
+                training=TUNED)
+_NETWORK = dict(hidden_units=(64, 64), training=TRAINING)
+MODELS = {model.name: model for model in (
+    Model(OURS, CLASSES[OURS], **_OURS),
+    Model('tfp_conditional without SoftBounds', 'with_tensorflow.OursWithoutBounds',
+          **_OURS),
+    Model(ZUKO, CLASSES[ZUKO],
+          dict(transforms=5, hidden_features=(128, 128), bins=8, randperm=True,
+               training=dict(TUNED, learning_rate=5e-3)),
+          {'Gaussian mixture': dict(training=dict(learning_rate=2e-3)),
+           'Gaussian linear': dict(transforms=3, training=SHORT)}),
+    # 3 transforms, widths (64, 64), 8 bins.
+    Model(ZUKO_DEFAULTS, CLASSES[ZUKO], dict(training=TRAINING)),
+    Model(NFLOWS, CLASSES[NFLOWS], dict(_SPLINES, bins=10),
+          {'Gaussian mixture': dict(hidden_features=64),
+           'Gaussian linear': dict(hidden_features=50, dropout=0.2,
+                                   training=dict(SHORT, epochs=15))}),
+    Model(FLOWJAX, CLASSES[FLOWJAX],
+          dict(flow='masked_autoregressive_flow', knots=8, interval=4., flow_layers=5,
+               nn_width=128, nn_depth=2, training=dict(TUNED, learning_rate=5e-3)),
+          {'Gaussian linear': dict(flow_layers=3, training=SHORT)}),
+    Model(NORMFLOWS, CLASSES[NORMFLOWS], dict(_SPLINES, bins=8),
+          {'Gaussian linear': dict(layers=3, training=SHORT)}),
+    Model('hand-written TFP', 'with_tensorflow.Autoregressive',
+          dict(_NETWORK, layers=5, bins=8, bound=4.), quick=dict(layers=1)),
+    Model('mixture density network, TFP', 'with_tensorflow.GaussianMixture',
+          dict(_NETWORK, components=5), measured_only=True),
+    Model('neural Gaussian, TFP', 'with_tensorflow.GaussianMixture',
+          dict(_NETWORK, components=1), measured_only=True),
+    Model(LINEAR, 'peers.LinearGaussian', measured_only=True))}

@@ -24,51 +24,43 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tqdm
 
+import report
 import tfp_conditional as tfpc
 from tfp_conditional.bijectors import regression
 
-CONDITIONS, TEST_ROWS, EPOCHS = 3, 5000, 100
-_PAIR = stats.norm(scale=0.5)
+CONDITIONS, TEST_ROWS = 3, 5000
 
 
-def _mixture(size, rng):
-    return rng.choice([-2., 2.], size) + 0.5 * rng.normal(size=size)
+class _Mixture:
+    """N(-2, 0.5^2) / 2 + N(2, 0.5^2) / 2."""
+
+    @staticmethod
+    def rvs(size, random_state):
+        return random_state.choice([-2., 2.], size) + 0.5 * random_state.normal(size=size)
+
+    @staticmethod
+    def logpdf(x):
+        return np.logaddexp(stats.norm.logpdf(x, -2., 0.5),
+                            stats.norm.logpdf(x, 2., 0.5)) - np.log(2.)
 
 
-def _log_mixture(x):
-    return np.logaddexp(_PAIR.logpdf(x - 2.), _PAIR.logpdf(x + 2.)) - np.log(2.)
-
-
-def _frozen(distribution):
-    return (lambda size, rng: distribution.rvs(size, random_state=rng),
-            distribution.logpdf)
-
-
-# Errors: how to draw them, and their log-density, `None` for none.
-KINDS = {
-    'Gaussian': _frozen(stats.norm()),
-    'Laplace': _frozen(stats.laplace()),
-    'mixture': (_mixture, _log_mixture),
-    'Student t(3)': _frozen(stats.t(3)),
-    'Student t(1)': _frozen(stats.t(1)),
-    'log-normal': _frozen(stats.lognorm(1.)),
-    'exponential': _frozen(stats.expon()),
-    'rounded': (lambda size, rng: np.round(rng.normal(size=size), 1), None),
-    'tiny': (lambda size, rng: 1e-30 * rng.normal(size=size),
-             lambda x: stats.norm.logpdf(x / 1e-30) - np.log(1e-30))}
+# Distributions of the errors.
+KINDS = {'Gaussian': stats.norm(), 'Laplace': stats.laplace(), 'mixture': _Mixture,
+         'Student t(3)': stats.t(3), 'Student t(1)': stats.t(1),
+         'log-normal': stats.lognorm(1.), 'exponential': stats.expon(),
+         'rounded': stats.norm(), 'tiny': stats.norm(scale=1e-30)}
 
 
 def simulate(kind, size, rows, rng):
     """Targets `[rows, size]`, conditions, and the mean log-density, or `None`."""
-    draw, log_density = KINDS[kind]
     slopes = np.random.default_rng(0).normal(size=[CONDITIONS, size])
     conditions = rng.normal(size=[rows, CONDITIONS])
-    errors = draw([rows, size], rng)
-    # Rounded data are so themselves; tiny ones depend on conditions as tinily.
-    linear = 0. if kind == 'rounded' else conditions @ slopes
-    targets = errors + linear * (1e-30 if kind == 'tiny' else 1.)
-    return targets, conditions, (
-        None if log_density is None else np.mean(log_density(errors)))
+    errors = KINDS[kind].rvs([rows, size], random_state=rng)
+    if kind == 'rounded':       # It is so itself, and has no density.
+        return np.round(errors, 1), conditions, None
+    # Tiny ones depend on conditions as tinily.
+    targets = errors + conditions @ slopes * (1e-30 if kind == 'tiny' else 1.)
+    return targets, conditions, np.mean(KINDS[kind].logpdf(errors))
 
 
 def least_squares(train, test):
@@ -84,14 +76,12 @@ def least_squares(train, test):
 
 def flow(train, test, seed, epochs, **arguments):
     """That of `conditional_density`, and of its worst row."""
-    held = max(len(train[0]) // 10, 30)
-    y, c = train
+    (y, c), held = train, max(len(train[0]) // 10, 30)
     dist = tfpc.conditional_density(y.shape[1], CONDITIONS, seed=seed, **arguments)
     tfpc.fit(dist, y[held:], c[held:], (y[:held], c[:held]), epochs=epochs, seed=seed,
              verbose=False)
-    log_probs = dist.log_prob(*(tf.constant(x, tf.float32) for x in test[:1]),
-                              bijector_kwargs={'conditions': tf.constant(
-                                  test[1], tf.float32)}).numpy() / y.shape[1]
+    y, c = (tf.constant(x, tf.float32) for x in test)
+    log_probs = dist.given(c).log_prob(y).numpy() / y.shape[1]
     return float(np.mean(log_probs, dtype=float)), float(np.min(log_probs))
 
 
@@ -99,23 +89,15 @@ def run(kind, size, rows, seed, epochs):
     """One row of the table."""
     *train, _ = simulate(kind, size, rows, np.random.default_rng([seed, rows, size]))
     *test, exact = simulate(kind, size, TEST_ROWS, np.random.default_rng([0, 1]))
-    regression = least_squares(train, test)
+    linear = least_squares(train, test)
     ours, worst = flow(train, test, seed, epochs)
     free, _ = flow(train, test, seed, epochs, support=tfp.bijectors.Identity())
-    return (kind, size, rows, *(
-        '–' if x is None else f'{x:.3f}' for x in (
-            ours, free, regression, exact, ours - max(free, regression))),
-            f'{worst:.1f}')
-
-
-HEAD = ('errors', 'D', 'rows', 'defaults', '`support=Identity()`', 'least squares',
-        'exact', 'defaults less the best', 'worst row')
-
-
-def table(rows):
-    """Markdown."""
-    lines = [HEAD, ['---'] * 3 + ['--:'] * (len(HEAD) - 3), *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+    return {'errors': kind, 'D': size, 'rows': rows, **{
+        name: '–' if x is None else f'{x:.3f}' for name, x in (
+            ('defaults', ours), ('`support=Identity()`', free),
+            ('least squares', linear), ('exact', exact),
+            ('defaults less the best', ours - max(free, linear)))},
+            'worst row': f'{worst:.1f}'}
 
 
 def main():
@@ -124,19 +106,19 @@ def main():
     parser.add_argument('--kinds', nargs='+', choices=KINDS, default=list(KINDS))
     parser.add_argument('--rows', nargs='+', type=int, default=[300, 1000, 3000])
     parser.add_argument('--sizes', nargs='+', type=int, default=[1, 5, 50])
-    parser.add_argument('--epochs', type=int, default=EPOCHS)
+    parser.add_argument('--epochs', type=int, default=100)
     parser.add_argument('--seed', type=int, default=0)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    settings = list(itertools.product(arguments.kinds, arguments.sizes, arguments.rows))
     rows = []
-    for kind, size, count in tqdm.tqdm(settings):
-        rows.append(run(kind, size, count, arguments.seed, arguments.epochs))
+    for case in tqdm.tqdm(list(itertools.product(
+            arguments.kinds, arguments.sizes, arguments.rows))):
+        rows.append(run(*case, arguments.seed, arguments.epochs))
         # After each: a run that is cut leaves what it has.
         (arguments.out / 'plain.md').write_text(
             '# Plain data\n\nMean log-density of fresh rows, nats per dimension.\n\n'
-            f'{table(rows)}\n', encoding='utf-8')
-    print(table(rows))
+            + report.table(rows), encoding='utf-8')
+    print(report.table(rows))
 
 
 if __name__ == '__main__':

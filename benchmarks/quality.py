@@ -33,13 +33,13 @@ import time
 import numpy as np
 import tqdm
 
-import quality_peers
+from peers import MODELS, load
 import tasks
 
 SEEDS = 5
 SINGLE_THREADED = {
-    'OMP_NUM_THREADS': '1', 'OPENBLAS_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1',
-    'TF_NUM_INTRAOP_THREADS': '1', 'TF_NUM_INTEROP_THREADS': '1', 'NPROC': '1',
+    **dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS',
+                     'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'NPROC'), '1'),
     'XLA_FLAGS': '--xla_cpu_multi_thread_eigen=false', 'CUDA_VISIBLE_DEVICES': '',
     'JAX_PLATFORMS': 'cpu'}
 
@@ -60,23 +60,19 @@ QUICK = Protocol(simulations=200, test_draws=300, observations=1, samples=40,
 
 
 def run(model, task, seed, protocol):
-    """Fits one model to one task.
-
-    Returns:
-      `dict` of numbers and of what they were measured with.
-    """
-    kind = model.load()
+    """Fits one model to one task: numbers, and what they were measured with."""
+    kind = load(model.where)    # Its import is no part of the time of a fit.
     data = task.data(seed, protocol.simulations, protocol.test_draws)
     rows = [np.concatenate(pair) for pair in zip(data.train, data.validation)]
     scalings = [(0., np.ones(x.shape[1])) if model.standardises else
                 (x.mean(axis=0), x.std(axis=0)) for x in rows]
     train, validation, test = (
         tuple(((x - mean) / scale).astype(np.float32)
-              for x, (mean, scale) in zip(pair, scalings))
-        for pair in (data.train, data.validation, data.test))
-    (mean, scale), _ = scalings
+              for x, (mean, scale) in zip(pair, scalings)) for pair in data)
+    mean, scale = scalings[0]
     wall, cpu = time.perf_counter(), time.process_time()
-    fitted = kind('density', task.event_size, task.condition_size, seed=seed,
+    fitted = kind('density', event_size=task.event_size,
+                  condition_size=task.condition_size, seed=seed,
                   **settings(model, task, protocol))
     epochs = fitted.fit(train, validation)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -87,30 +83,27 @@ def run(model, task, seed, protocol):
         model=model.name, task=task.name, seed=seed, loss=-log_density,
         seconds=wall, cpu_seconds=cpu, epochs=epochs,
         parameters=int(fitted.num_parameters), **_key(model, task, protocol))
-    if isinstance(task, tasks.Simulated):
-        optimum = -float(np.mean(task.log_posterior(*data.test)))
-        result.update(optimum=optimum, gap=result['loss'] - optimum, c2st=[
-            _c2st_at(fitted, task, i, data.test[1][i], test[1][i], mean, scale,
-                     protocol)
-            for i in range(protocol.observations)])
-        if hasattr(fitted, 'levels'):
-            # No two curves share draws, whichever of the `SEEDS` seeds they are of.
-            curves = protocol.test_draws // (SEEDS * protocol.samples)
-            rows = np.arange(curves * protocol.samples)
-            levels = fitted.levels(*(
-                np.take(x, rows + seed * len(rows), axis=0, mode='wrap')
-                for x in test), protocol.samples // 5)
-            result['levels'] = np.round(
-                np.reshape(levels, [curves, protocol.samples]), 4).tolist()
+    if not isinstance(task, tasks.Simulated):
+        return result
+    optimum, count = -float(np.mean(task.log_posterior(*data.test))), protocol.samples
+    result.update(optimum=optimum, gap=result['loss'] - optimum, c2st=[
+        c2st(task.sample_posterior(data.test[1][i], count, np.random.default_rng([i, 2])),
+             mean + scale * fitted.draw(test[1][i], count), protocol.iterations)
+        for i in range(protocol.observations)])
+    if hasattr(fitted, 'levels'):
+        # No two curves share draws, whichever of the `SEEDS` seeds they are of.
+        curves = protocol.test_draws // (SEEDS * count)
+        rows = np.arange(curves * count) + seed * curves * count
+        levels = fitted.levels(*(np.take(x, rows, axis=0, mode='wrap') for x in test),
+                               count // 5)
+        result['levels'] = np.round(np.reshape(levels, [curves, count]), 4).tolist()
     return result
 
 
 def settings(model, task, protocol):
     """The model's, with what the task and the protocol override."""
     result = merged(model.settings, model.tuned.get(task.name, {}))
-    training = {}
-    if task.batch_size is not None:
-        training['batch_size'] = task.batch_size
+    training = {} if task.batch_size is None else dict(batch_size=task.batch_size)
     if protocol.quick:
         training['epochs'] = 1
         result = merged(result, model.quick)
@@ -138,14 +131,6 @@ def _chunks(count, size=5000):
     return np.arange(count - count % parts).reshape(parts, -1)
 
 
-def _c2st_at(fitted, task, index, observation, standardised, mean, scale, protocol):
-    count = protocol.samples
-    exact = task.sample_posterior(observation, count,
-                                  np.random.default_rng([index, 2]))
-    return c2st(exact, mean + scale * fitted.draw(standardised, count),
-                protocol.iterations)
-
-
 def c2st(reference, samples, iterations=1000, seed=1):
     """Cross-validated accuracy of a network that classifies `[n, D]` and `[n, D]`.
 
@@ -164,20 +149,6 @@ def c2st(reference, samples, iterations=1000, seed=1):
         cv=model_selection.KFold(5, shuffle=True, random_state=seed))))
 
 
-def schedule(arguments):
-    """All (model, task, seed) that were asked for."""
-    return [(quality_peers.MODELS[model], tasks.TASKS[task], seed)
-            for seed in arguments.seeds for task in arguments.tasks
-            for model in arguments.packages
-            if isinstance(tasks.TASKS[task], tasks.Measured)
-            or not quality_peers.MODELS[model].measured_only]
-
-
-def path(out, model, task, seed):
-    """Of the file of one run."""
-    return out / 'runs' / f'{task.name}, {model.name}, {seed}.json'.replace(' ', '_')
-
-
 def stored(file, model, task, protocol):
     """The result in a file, or `None` where there is none of these settings."""
     if not file.exists():
@@ -192,16 +163,7 @@ def stored(file, model, task, protocol):
     return result if {name: result.get(name) for name in key} == key else None
 
 
-def run_and_store(out, model, task, seed, protocol):
-    """Replaces the file of the run at once, so that a kill leaves none by halves."""
-    result = run(model, task, seed, protocol)
-    file = path(out, model, task, seed)
-    part = file.with_suffix('.part')
-    part.write_text(json.dumps(result, indent=1), encoding='utf-8')
-    part.replace(file)
-
-
-def run_process(arguments, model, task, seed):
+def run_process(arguments, file, model, task, seed):
     """Runs this script for one run alone; returns why it failed, or `None`."""
     process = subprocess.run(
         [sys.executable, __file__, '--out', str(arguments.out), '--workers', '0',
@@ -212,47 +174,37 @@ def run_process(arguments, model, task, seed):
     return process.stderr.strip().splitlines()[-1] if process.returncode else None
 
 
-def run_all(arguments, protocol):
+def run_all(arguments, runs, protocol):
     """Runs what is not stored; returns name of package -> why it failed."""
-    (arguments.out / 'runs').mkdir(parents=True, exist_ok=True)
-    left = [(model, task, seed) for model, task, seed in schedule(arguments)
-            if stored(path(arguments.out, model, task, seed), model, task, protocol)
-            is None]
-    if not arguments.workers:
-        for item in left:
-            run_and_store(arguments.out, *item, protocol)
-        return {}
+    left = [item for item in runs if stored(*item[:3], protocol) is None]
     failed = {}
+    if not arguments.workers:
+        for file, *what in left:
+            # Replaced at once, so that a kill leaves none by halves.
+            part = file.with_suffix('.part')
+            part.write_text(json.dumps(run(*what, protocol), indent=1), encoding='utf-8')
+            part.replace(file)
+        return failed
     with concurrent.futures.ThreadPoolExecutor(arguments.workers) as pool, tqdm.tqdm(
             total=len(left), desc='runs') as bar:
         futures = {pool.submit(run_process, arguments, *item): item for item in left}
         for future in concurrent.futures.as_completed(futures):
-            model, task, seed = futures[future]
-            bar.set_postfix_str(f'{model.name}, {task.name}, {seed}')
+            file, model, *_ = futures[future]
+            bar.set_postfix_str(file.stem)
             bar.update()
             if future.result() is not None:
                 failed.setdefault(model.name, future.result())
     return failed
 
 
-def results(arguments, protocol):
-    """All that is stored of what was asked for."""
-    found = [stored(path(arguments.out, model, task, seed), model, task, protocol)
-             for model, task, seed in schedule(arguments)]
-    return [result for result in found if result is not None]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
     parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('quality'),
                         help='directory to write to')
-    parser.add_argument('--packages', nargs='+', metavar='PACKAGE',
-                        choices=list(quality_peers.MODELS),
-                        default=list(quality_peers.MODELS),
-                        help=', '.join(map(repr, quality_peers.MODELS)))
-    parser.add_argument('--tasks', nargs='+', metavar='TASK',
-                        choices=list(tasks.TASKS), default=list(tasks.TASKS),
-                        help=', '.join(map(repr, tasks.TASKS)))
+    for option, known in (('package', MODELS), ('task', tasks.TASKS)):
+        parser.add_argument(f'--{option}s', nargs='+', metavar=option.upper(),
+                            choices=list(known), default=list(known),
+                            help=', '.join(map(repr, known)))
     parser.add_argument('--seeds', nargs='+', type=int, default=list(range(SEEDS)))
     parser.add_argument('--workers', type=int, default=1,
                         help='runs at once; 0: one after another in this process')
@@ -261,11 +213,20 @@ def main():
     parser.add_argument('--no-report', action='store_true', help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     protocol = QUICK if arguments.quick else Protocol()
-    failed = run_all(arguments, protocol)
+    folder = arguments.out / 'runs'
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = [(folder / f'{task}, {model}, {seed}.json'.replace(' ', '_'),
+             MODELS[model], tasks.TASKS[task], seed)
+            for seed in arguments.seeds for task in arguments.tasks
+            for model in arguments.packages
+            if isinstance(tasks.TASKS[task], tasks.Measured)
+            or not MODELS[model].measured_only]
+    failed = run_all(arguments, runs, protocol)
     if not arguments.no_report:
         import quality_report   # No run needs what it imports.
-        print(quality_report.write(arguments.out, protocol,
-                                   results(arguments, protocol), failed))
+        found = [stored(*item[:3], protocol) for item in runs]
+        print(quality_report.write(arguments.out, protocol, [
+            result for result in found if result is not None], failed))
 
 
 if __name__ == '__main__':

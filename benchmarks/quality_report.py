@@ -5,31 +5,42 @@ import json
 import numpy as np
 import pandas as pd
 
+from peers import LINEAR, MODELS, OURS, ZUKO_DEFAULTS
 import report
 import tasks
-from quality_peers import LINEAR, MODELS, OURS, ZUKO_DEFAULTS
 from tfp_conditional import calibration, plot
 
-# Of these there are tables in common, and no sections.
-COMPACT = {task.name for task in (*tasks.FAMILY, *tasks.TABLES)}
+# Of the family and the tables there are tables in common; each other has a section.
+MEASURED = [task for task in tasks.TASKS.values() if isinstance(task, tasks.Measured)]
+SINGLE = [task for task in tasks.TASKS.values()
+          if task not in (*tasks.FAMILY, *tasks.TABLES)]
 
 
-def spread(values, digits=3):
+def mean(values):
+    return f'{values.mean():.3f}'
+
+
+def median(values):
+    return f'{values.median():.1f}'
+
+
+def spread(values):
     """Mean ± standard deviation."""
-    text = f'{np.mean(values):.{digits}f}'
-    if len(values) > 1:
-        text += f' ± {np.std(values, ddof=1):.{digits}f}'
-    return text
+    values = values.dropna()
+    text = mean(values) if len(values) else ''
+    return f'{text} ± {values.std():.3f}' if len(values) > 1 else text
 
 
-def by_task(frame, chosen):
-    """Pairs of the tasks that are `chosen` and that were run, and their runs."""
-    return [(task, part) for task in tasks.TASKS.values() if chosen(task)
-            and len(part := frame[frame['task'] == task.name])]
+def frame_of(found):
+    """A row a run, with the mean of what its classifiers reached."""
+    frame = pd.DataFrame(found, columns=None if found else ['task', 'model'])
+    return frame.assign(c2st=frame['c2st'].map(np.mean)) if 'c2st' in frame else frame
 
 
-def simulated(task):
-    return isinstance(task, tasks.Simulated)
+def by_task(frame, chosen=SINGLE):
+    """Pairs of the chosen tasks that were run, and their runs."""
+    return [(task, part) for task in chosen
+            if len(part := frame[frame['task'] == task.name])]
 
 
 def by_model(part):
@@ -39,66 +50,56 @@ def by_model(part):
 
 
 def compare(parts, show):
-    """A row a task, as `show` labels it, and a column a package.
+    """A row a task and what is shown, and a column a package.
 
-    Args:
-      parts: pairs of a task and its runs.
-      show: `dict` of what is added to the task's name -> function of the runs.
+    `show` is a `dict` of what is added to the task's name -> field, and function of
+    its values.
     """
-    names = [name for name in MODELS
-             if any(name in set(part['model']) for _, part in parts)]
-    return report.table(pd.DataFrame([
-        {'': task.name + label, **{
-            name: function(runs) for name in names
-            if len(runs := part[part['model'] == name])}}
-        for task, part in parts for label, function in show.items()],
-        columns=['', *names]))
-
-
-def mean_c2st(runs):
-    return runs['c2st'].map(np.mean)
+    if not parts:
+        return ''
+    texts = pd.DataFrame([
+        {'': task.name + label, 'model': name, 'text': function(runs[field])}
+        for task, part in parts for label, (field, function) in show.items()
+        for name, runs in part.groupby('model')])
+    texts['model'] = pd.Categorical(texts['model'], list(MODELS))
+    return report.pivot(texts, [''], 'model')
 
 
 def section(task, part):
     """The table of one task."""
     # Folds differ more than packages do, so differences are taken fold by fold.
     linear = part[part['model'] == LINEAR].set_index('seed')['loss']
-    rows = []
-    for name, runs in by_model(part):
-        if simulated(task):
-            row = {'gap': spread(runs['gap']), '−log q': f'{runs["loss"].mean():.3f}',
-                   'C2ST': spread(mean_c2st(runs))}
-        else:
-            less = (runs['loss'] - runs['seed'].map(linear)).dropna()
-            row = {'−log q(y), held out': spread(runs['loss']),
-                   'less linear Gaussian\'s': spread(less) if len(less) else ''}
-        median = runs[['seconds', 'cpu_seconds', 'epochs']].median()
-        rows.append({
-            'package': name, **row, 'runs': len(runs),
-            'fit, s': f'{median["seconds"]:.1f}',
-            'fit, CPU s': f'{median["cpu_seconds"]:.1f}',
-            'epochs': f'{median["epochs"]:.0f}',
-            'parameters': runs['parameters'].iloc[0]})
+    part = part.assign(less=part['loss'] - part['seed'].map(linear))
     lines = [f'## {task.name[0].upper()}{task.name[1:]}\n']
-    if simulated(task):
+    if isinstance(task, tasks.Simulated):
         lines.append(f'Optimum {task.optimum:.3f} nats; {part["optimum"].iloc[0]:.3f} '
                      'on the draws that are used.\n')
-    return [*lines, report.table(pd.DataFrame(rows)), *coverage_lines(part)]
+        shown = {'gap': ('gap', spread), '−log q': ('loss', mean),
+                 'C2ST': ('c2st', spread)}
+    else:
+        shown = {'−log q(y), held out': ('loss', spread),
+                 'less linear Gaussian\'s': ('less', spread)}
+    shown.update({
+        'runs': ('loss', len), 'fit, s': ('seconds', median),
+        'fit, CPU s': ('cpu_seconds', median),
+        'epochs': ('epochs', lambda x: f'{x.median():.0f}'),
+        'parameters': ('parameters', 'first')})
+    return [*lines, report.table(
+        [[name, *runs.groupby('model').agg(**shown).values[0]]
+         for name, runs in by_model(part)], ['package', *shown]), *coverage_lines(part)]
 
 
 def levels_of(runs):
     """Those of all curves."""
-    if 'levels' not in runs:
-        return []
-    return [curve for curves in runs['levels'].dropna() for curve in curves]
+    return [curve for curves in runs.get('levels', pd.Series()).dropna()
+            for curve in curves]
 
 
 def coverage_lines(part):
     """What the levels say, where a model has any."""
     lines = []
     for name, runs in by_model(part):
-        levels = levels_of(runs)
-        if not levels:
+        if not (levels := levels_of(runs)):
             continue
         _, lower, upper = calibration.coverage_band(len(levels[0]))
         curves = [calibration.coverage_curve(x)[1] for x in levels]
@@ -114,20 +115,10 @@ def coverage_lines(part):
     return lines
 
 
-def family_lines(frame):
-    """The gaps of the family of priors."""
-    parts = by_task(frame, tasks.FAMILY.__contains__)
-    return parts and ['## Family of priors\n\nGap, nats.\n', compare(
-        parts, {'': lambda runs: spread(runs['gap'])})]
-
-
-def measured_lines(frame):
+def measured_lines(parts):
     """The densities of all measured tables, and who wins how many folds."""
-    parts = by_task(frame, lambda task: not simulated(task))
-    if not parts:
-        return []
     lines = ['## Measured tables\n\nMean log q(y), held out, nats.\n', compare(
-        parts, {'': lambda runs: f'{-runs["loss"].mean():.3f}'})]
+        parts, {'': ('loss', lambda x: mean(-x))})]
     folds = pd.concat([part for _, part in parts]).pivot_table(
         index=['task', 'seed'], columns='model', values='loss')
     if {OURS, ZUKO_DEFAULTS} <= set(folds):
@@ -142,9 +133,9 @@ def measured_lines(frame):
 
 def to_markdown(environment, protocol, found, failed):
     """The report of all tasks that were run."""
-    frame = pd.DataFrame(found, columns=None if found else ['task', 'model'])
-    single = by_task(frame, lambda task: task.name not in COMPACT)
-    return '\n'.join([
+    frame = frame_of(found)
+    family, measured = by_task(frame, tasks.FAMILY), by_task(frame, MEASURED)
+    parts = [
         report.heading('Quality of learnt densities', environment),
         f'{protocol.simulations or "10000 or so many as are said"} simulations, a '
         f'tenth of them for validation; gap on {protocol.test_draws} fresh draws; C2ST '
@@ -153,12 +144,16 @@ def to_markdown(environment, protocol, found, failed):
         'deviation of runs, nats; medians of times, on one thread, compilation '
         'included. `benchmarks/quality.py` says how, and `quality.json` with which '
         'settings.\n',
-        compare([(task, part) for task, part in single if simulated(task)], {
-            ', gap': lambda runs: spread(runs['gap']),
-            ', C2ST': lambda runs: f'{mean_c2st(runs).mean():.3f}',
-            ', fit, s': lambda runs: f'{runs["seconds"].median():.1f}'}),
-        *family_lines(frame), *measured_lines(frame),
-        *(line for task, part in single for line in section(task, part)),
+        compare(by_task(frame, [task for task in SINGLE if task not in MEASURED]), {
+            ', gap': ('gap', spread), ', C2ST': ('c2st', mean),
+            ', fit, s': ('seconds', median)})]
+    if family:
+        parts += ['## Family of priors\n\nGap, nats.\n', compare(
+            family, {'': ('gap', spread)})]
+    if measured:
+        parts += measured_lines(measured)
+    return '\n'.join([
+        *parts, *(line for pair in by_task(frame) for line in section(*pair)),
         *(f'Not measured: {name}: {reason}\n' for name, reason in failed.items())])
 
 
@@ -166,7 +161,7 @@ def draw(file, parts):
     """A panel for each task, a point for each run, a line at the mean."""
     figure, axes = report.panels(len(parts), size=(4.6, 3.8))
     for ax, (task, part) in zip(axes, parts):
-        key = 'gap' if simulated(task) else 'loss'
+        key = 'gap' if isinstance(task, tasks.Simulated) else 'loss'
         models = by_model(part)[::-1]
         for i, (name, runs) in enumerate(models):
             colour = plot.VERMILION if name == OURS else plot.BLUE
@@ -206,13 +201,9 @@ def write(out, protocol, found, failed):
     (out / 'quality.json').write_text(json.dumps(dict(
         environment=environment, failed=failed, runs=found), indent=1),
         encoding='utf-8')
-    if found:
-        frame = pd.DataFrame(found)
-        parts = by_task(frame, lambda task: task.name not in COMPACT)
-        levels = [(task, curves) for task, part in parts if (
-            curves := levels_of(part[part['model'] == OURS]))]
-        if parts:
-            draw(out / 'quality.png', parts)
-        if levels:
+    if found and (parts := by_task(pd.DataFrame(found))):
+        draw(out / 'quality.png', parts)
+        if levels := [(task, curves) for task, part in parts if (
+                curves := levels_of(part[part['model'] == OURS]))]:
             draw_coverage(out / 'coverage.png', levels)
     return text

@@ -11,7 +11,6 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 
 import tfp_conditional as tfpc
 
@@ -22,25 +21,19 @@ GRID = dict(which='both', color='#e5e5e5', lw=0.6)
 
 def environment():
     """What the numbers depend on."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        cpu = re.search(r'model name\s*: (.*)', pathlib.Path(
-            '/proc/cpuinfo').read_text(encoding='utf-8'))[1]
-    except (OSError, TypeError):
-        pass
-    record = {
-        'date': datetime.date.today().isoformat(), 'CPU': cpu,
+    cpuinfo = pathlib.Path('/proc/cpuinfo')
+    cpu = cpuinfo.exists() and re.search(r'model name\s*: (.*)', cpuinfo.read_text())
+    found = {dist.name.lower().replace('_', '-'): dist.version
+             for dist in importlib.metadata.distributions()}
+    return {
+        'date': datetime.date.today().isoformat(),
+        'CPU': cpu[1] if cpu else platform.processor() or platform.machine(),
         'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity')
                  else os.cpu_count(),
         'load before': round(os.getloadavg()[0], 2),
         'system': platform.system(), 'Python': platform.python_version(),
-        'tfp_conditional': tfpc.__version__}
-    for package in MEASURED:
-        try:
-            record[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            record[package] = 'not installed'
-    return record
+        'tfp_conditional': tfpc.__version__,
+        **{name: found.get(name, 'not installed') for name in MEASURED}}
 
 
 def heading(title, found):
@@ -54,30 +47,38 @@ def ms(seconds):
     return f'{1e3 * seconds:.3g}' if seconds < 1. else f'{1e3 * seconds:.0f}'
 
 
-def pivot(records, rows, columns, values='text'):
-    """A wide frame; rows and columns stand in the order in which they first come.
+def matching(frame, **values):
+    """The rows in which fields have these values."""
+    for field, value in values.items():
+        frame = frame[frame[field] == value]
+    return frame
 
-    Args:
-      records: `dict`s, or a frame.
-      rows: `list` of fields, of which each combination that occurs is a row.
-      columns: field of which each value is a column.
-      values: field.
+
+def table(rows, columns=None):
+    """Markdown of rows of cells, or of `dict`s; all but the first column are numbers."""
+    if columns is None:
+        columns, rows = list(rows[0]) if rows else [], [row.values() for row in rows]
+    lines = [columns, ['---'] + ['--:'] * (len(columns) - 1), *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines) + '\n'
+
+
+def pivot(records, rows, column, empty=''):
+    """A table of `text`: a row for each of `rows`, a column for each value of `column`.
+
+    Both stand in the order in which they first come, or of their categories. `records`
+    is a frame, or `dict`s; `rows` a list of fields, or a `dict` from fields to what
+    they are called. `empty` stands where there is no record.
     """
+    import pandas as pd
     frame = pd.DataFrame(records)
-    for field in (*rows, columns):
-        frame[field] = pd.Categorical(frame[field], frame[field].unique())
-    wide = frame.pivot(index=rows, columns=columns, values=values)
-    wide.columns = list(wide.columns)
-    return wide.reset_index()
-
-
-def table(frame, empty=''):
-    """A frame in Markdown; all columns but the first are numbers."""
-    frame = frame.astype(object).where(frame.notna(), empty)
-    lines = [list(frame.columns), ['---'] + ['--:'] * (frame.shape[1] - 1),
-             *frame.values.tolist()]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |'
-                     for line in lines) + '\n'
+    for field in (*rows, column):
+        if frame[field].dtype != 'category':
+            frame[field] = pd.Categorical(frame[field], frame[field].unique())
+        frame[field] = frame[field].cat.remove_unused_categories()
+    wide = frame.pivot(index=list(rows), columns=column, values='text')
+    header = [*(rows.values() if isinstance(rows, dict) else rows), *wide.columns]
+    wide = wide.astype(object).where(wide.notna(), empty)
+    return table(wide.reset_index().values, header)
 
 
 def panels(count, columns=3, size=(4., 3.4), **arguments):
@@ -109,6 +110,10 @@ def log_ticks(axis):
     axis.set_minor_locator(plt.NullLocator())
 
 
-def save(figure, file):
+def save(figure, file, legend=None):
+    """Writes the figure, with a legend of names and lines above it."""
+    if legend:
+        figure.legend(legend.values(), legend.keys(), loc='outside upper center',
+                      ncols=3, frameon=False)
     figure.savefig(file, dpi=150)
     plt.close(figure)

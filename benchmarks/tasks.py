@@ -13,7 +13,9 @@ are hard-edged, skewed or heavy-tailed, in 1 to 20 dimensions, of 300 to 100,000
 
 import dataclasses
 import functools
+import importlib
 import math
+from typing import Callable, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -23,8 +25,7 @@ NUM_FOLDS = 5
 _LOG_2PI = math.log(2. * math.pi)
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """Rows `(targets [n, D], conditions [n, S])` to train on, validate and test."""
     train: tuple
     validation: tuple
@@ -34,34 +35,23 @@ class Data:
 class Simulated:
     """A simulator with its exact posterior.
 
+    Subclasses have `simulate(n, rng)`, which gives theta `[n, D]` and x `[n, S]`;
+    `log_posterior(theta, x)` `[n]`, of x `[n, S]` or `[1, S]`; and
+    `sample_posterior(x, n, rng)` `[n, D]`, of x `[S]`.
+
     Attributes:
-      name: `str`.
-      event_size: `int` D, the width of `theta`.
-      condition_size: `int` S, the width of `x`.
+      name, event_size, condition_size: `str`; D, the width of theta; S, that of x.
       optimum: `float`, E[-log p(theta | x)], the least mean loss there is.
       simulations: `int`, those that a model is fitted to, a tenth for validation.
       batch_size: `None`; each package has its own.
     """
 
-    name: str
-    event_size: int
-    condition_size: int
-    optimum: float
-    simulations = 10_000
-    batch_size = None
-
-    # Subclasses have besides:
-    #   simulate(n, rng)               -> theta [n, D], x [n, S]
-    #   log_posterior(theta, x)        [n, D], [n, S] or [1, S] -> [n]
-    #   sample_posterior(x, n, rng)    [S] -> [n, D]
+    simulations, batch_size = 10_000, None
 
     def data(self, seed, count=None, test_count=20_000):
-        """A tenth of `count` draws, at least 30, for validation.
+        """`Data`, of `simulations` if `count` is `None`; test draws are ever the same.
 
-        The test draws are ever the same. `count` is `simulations` if `None`.
-
-        Returns:
-          `Data`.
+        A tenth, at least 30, is for validation.
         """
         # Seeds of one number are the runs', of two the fixed draws'.
         count = count or self.simulations
@@ -79,9 +69,7 @@ class TwoMoons(Simulated):
     r ~ N(0.1, 0.01^2).
     """
 
-    name = 'two moons'
-    event_size = condition_size = 2
-    optimum = -3.793
+    name, event_size, condition_size, optimum = 'two moons', 2, 2, -3.793
     _mean, _scale, _shift = 0.1, 0.01, 0.25
 
     def _crescent(self, n, rng):
@@ -103,8 +91,8 @@ class TwoMoons(Simulated):
 
     def log_posterior(self, theta, x):
         across, along = self._rotate(theta)
-        first = x[..., 0] - self._shift + np.abs(across)
-        radius = np.hypot(first, x[..., 1] - along)
+        first, second = x[..., 0] - self._shift + np.abs(across), x[..., 1] - along
+        radius = np.hypot(first, second)
         # Polar coordinates, of a radius that is negative once in 1e23 draws.
         signed = np.copysign(radius, first)
         log_likelihood = (
@@ -139,25 +127,21 @@ class TwoMoons(Simulated):
         return np.concatenate(result)
 
     def sample_posterior(self, x, n, rng):
-        draws = []
-        while sum(map(len, draws)) < n:
+        draws = np.empty([0, 2])
+        while len(draws) < n:
             first, second = self._crescent(4 * n, rng)
-            across = first - x[0] + self._shift
-            along = x[1] - second
+            across, along = first - x[0] + self._shift, x[1] - second
             good = (across >= 0.) & (across + np.abs(along) <= math.sqrt(2.))
             across *= rng.choice([-1., 1.], 4 * n)
-            across, along = across[good], along[good]
-            draws.append(np.stack([across - along, across + along], axis=-1)
-                         / math.sqrt(2.))
-        return np.concatenate(draws)[:n]
+            draws = np.concatenate([draws, np.stack(
+                [across - along, across + along], axis=-1)[good] / math.sqrt(2.)])
+        return draws[:n]
 
 
 class GaussianMixture(Simulated):
     """theta ~ U[-10, 10]^2, x ~ N(theta, I) / 2 + N(theta, 0.1^2 I) / 2."""
 
-    name = 'Gaussian mixture'
-    event_size = condition_size = 2
-    optimum = 1.015
+    name, event_size, condition_size, optimum = 'Gaussian mixture', 2, 2, 1.015
     _bound, _scales = 10., np.array([1., 0.1])
 
     def simulate(self, n, rng):
@@ -166,15 +150,18 @@ class GaussianMixture(Simulated):
         return theta, theta + noise
 
     def _edges(self, x):
-        """Of each coordinate and component, in its standard deviations."""
-        x = x[..., None]
-        return (-self._bound - x) / self._scales, (self._bound - x) / self._scales
+        """Probabilities below the box, each coordinate and component, and below its top.
+
+        Of |x|: reflected to the side where the difference of tails is exact.
+        """
+        x = np.abs(x)[..., None]
+        return [special.ndtr((edge - x) / self._scales)
+                for edge in (-self._bound, self._bound)]
 
     def _weights(self, x):
         """The probability of the box under each component around x, [..., 2]."""
-        # Reflected to the side where the difference of tails is exact.
-        low, high = self._edges(np.abs(x))
-        return np.prod(special.ndtr(high) - special.ndtr(low), axis=-2)
+        low, high = self._edges(x)
+        return np.prod(high - low, axis=-2)
 
     def log_posterior(self, theta, x):
         distance = np.sum((x - theta)**2, axis=-1)[..., None]
@@ -188,9 +175,9 @@ class GaussianMixture(Simulated):
     def sample_posterior(self, x, n, rng):
         weights = self._weights(x)
         component = rng.choice(2, n, p=weights / weights.sum())
-        # Reflected as there. Truncated normals by inversion.
-        low, high = (edge.T[component] for edge in self._edges(np.abs(x)))
-        deviate = special.ndtri(rng.uniform(special.ndtr(low), special.ndtr(high)))
+        # Truncated normals by inversion.
+        deviate = special.ndtri(rng.uniform(
+            *(edge.T[component] for edge in self._edges(x))))
         return np.copysign(
             1., x) * (np.abs(x) + deviate * self._scales[component, None])
 
@@ -198,9 +185,7 @@ class GaussianMixture(Simulated):
 class GaussianLinear(Simulated):
     """theta ~ N(0, 0.1 I), x ~ N(theta, 0.1 I); p(theta | x) = N(x / 2, 0.05 I)."""
 
-    name = 'Gaussian linear'
-    event_size = condition_size = 10
-    optimum = -0.789
+    name, event_size, condition_size, optimum = 'Gaussian linear', 10, 10, -0.789
     _variance = 0.1
 
     def simulate(self, n, rng):
@@ -227,15 +212,9 @@ class Axes(Simulated):
 
     The posterior of z_i given x_i is that of one dimension: its evidence is a
     Gauss-Legendre sum over where the likelihood is not 0.
-
-    Attributes:
-      prior: one of `PRIORS`.
-      event_size: `int` D, of `theta` and of `x`.
-      simulations: `int`.
-      nonlinear, correlated: `bool`.
     """
 
-    prior: str
+    prior: str              # One of `PRIORS`.
     event_size: int
     simulations: int
     nonlinear: bool = False
@@ -244,16 +223,13 @@ class Axes(Simulated):
     PRIORS = {'box': stats.uniform(-1., 2.), 'triangular': stats.triang(0., 0., 1.5),
               'exponential': stats.expon(), 'Student t(3)': stats.t(3)}
     _noise, _reach = 0.3, 3.5      # No likelihood is left 11 deviations and 0.2 away.
+    condition_size = property(lambda self: self.event_size)
 
     @property
     def name(self):
         options = [', nonlinear'] * self.nonlinear + [', correlated'] * self.correlated
         return (f'{self.prior}, D = {self.event_size}, N = {self.simulations}'
                 + ''.join(options))
-
-    @property
-    def condition_size(self):
-        return self.event_size
 
     @functools.cached_property
     def optimum(self):
@@ -324,168 +300,116 @@ class Axes(Simulated):
 
 
 FAMILY = (
-    Axes('box', 1, 1000),
-    Axes('box', 2, 100_000, nonlinear=True, correlated=True),
-    Axes('box', 5, 3000, nonlinear=True),
-    Axes('box', 20, 3000),
-    Axes('triangular', 2, 300),
-    Axes('triangular', 5, 10_000, correlated=True),
+    Axes('box', 1, 1000), Axes('box', 2, 100_000, nonlinear=True, correlated=True),
+    Axes('box', 5, 3000, nonlinear=True), Axes('box', 20, 3000),
+    Axes('triangular', 2, 300), Axes('triangular', 5, 10_000, correlated=True),
     Axes('triangular', 10, 10_000, nonlinear=True),
-    Axes('exponential', 1, 300, nonlinear=True),
-    Axes('exponential', 5, 1000),
+    Axes('exponential', 1, 300, nonlinear=True), Axes('exponential', 5, 1000),
     Axes('exponential', 10, 10_000, nonlinear=True, correlated=True),
-    Axes('exponential', 20, 10_000),
-    Axes('Student t(3)', 1, 1000, nonlinear=True),
-    Axes('Student t(3)', 5, 3000, correlated=True),
-    Axes('Student t(3)', 10, 10_000))
+    Axes('exponential', 20, 10_000), Axes('Student t(3)', 1, 1000, nonlinear=True),
+    Axes('Student t(3)', 5, 3000, correlated=True), Axes('Student t(3)', 10, 10_000))
 
 
+@dataclasses.dataclass(frozen=True)
 class Measured:
     """A table of a Python package, of which a seed names the fold that is tested.
 
-    Attributes:
-      name, event_size, condition_size: as of `Simulated`.
-      optimum: `None`; nobody knows it.
-      batch_size: `int`, for all packages, since rows are few.
+    `table` is a function that gives targets `[N, D]` and conditions `[N, S]`. Nobody
+    knows the optimum. Rows are few: batches are small, for all packages.
     """
 
     name: str
     event_size: int
     condition_size: int
-    optimum = None
-    batch_size = 32
-
-    # Subclasses have besides:
-    #   table()     -> targets [N, D], conditions [N, S]
+    table: Callable
+    optimum, batch_size = None, 32
 
     def data(self, seed, count=None, test_count=None):
-        """Fold `seed` modulo 5 as the test, a tenth of the rest for validation.
+        """`Data`: fold `seed` modulo 5 as the test, a tenth of the rest to validate.
 
-        Returns:
-          `Data` with the first `count` and `test_count` of the rows for each, if
-          given.
+        The first `count` and `test_count` of the rows for each, if given.
         """
         table = self.table()
         order = np.random.default_rng(0).permutation(len(table[0]))
-        test = order[seed % NUM_FOLDS::NUM_FOLDS][:test_count]
+        fold = order[seed % NUM_FOLDS::NUM_FOLDS]
         rest = np.random.default_rng(seed).permutation(
-            np.setdiff1d(order, order[seed % NUM_FOLDS::NUM_FOLDS]))[:count]
+            np.setdiff1d(order, fold))[:count]
         held = len(rest) // 10
         return Data(*(tuple(x[rows] for x in table)
-                      for rows in (rest[held:], rest[:held], test)))
+                      for rows in (rest[held:], rest[:held], fold[:test_count])))
 
 
-class Diabetes(Measured):
-    """Progression of diabetes in a year, in standard deviations, given ten others.
-
-    Efron et al., "Least Angle Regression", 2004: 442 patients.
-    """
-
-    name = 'diabetes'
-    event_size, condition_size = 1, 10
-
-    def table(self):
-        from sklearn import datasets
-        conditions, target = datasets.load_diabetes(return_X_y=True, scaled=False)
-        return (target[:, None] / target.std(), conditions)
-
-
-class Digits(Measured):
+def _digits(count=8):
     """8 leading principal components of digits' lower half given 8 of the upper.
 
     1797 images of 8 x 8 pixels, of integers to which U[0, 1) is added so that there
     is a density; components of all rows together, in standard deviations.
     """
-
-    name = 'digits'
-    event_size = condition_size = 8
-
-    def table(self):
-        from sklearn import datasets
-        pixels = datasets.load_digits().data
-        pixels = pixels + np.random.default_rng(0).uniform(size=pixels.shape)
-        upper, lower = np.split(pixels - pixels.mean(axis=0), 2, axis=-1)
-        return (self._components(lower, self.event_size),
-                self._components(upper, self.condition_size))
-
-    @staticmethod
-    def _components(x, count):
-        left, _, _ = np.linalg.svd(x, full_matrices=False)
-        return left[:, :count] * math.sqrt(len(x))
+    from sklearn import datasets
+    pixels = datasets.load_digits().data
+    pixels = pixels + np.random.default_rng(0).uniform(size=pixels.shape)
+    upper, lower = np.split(pixels - pixels.mean(axis=0), 2, axis=-1)
+    return tuple(np.linalg.svd(half, full_matrices=False)[0][:, :count]
+                 * math.sqrt(len(half)) for half in (lower, upper))
 
 
-class Columns(Measured):
+# Tables of each package, as frames, by name.
+_SOURCES = {
+    'sklearn.datasets': lambda module, name: getattr(module, f'load_{name}')(
+        as_frame=True, **{'scaled': False} if name == 'diabetes' else {}).frame,
+    'statsmodels.datasets': lambda module, name: getattr(
+        module, name).load_pandas().data,
+    'vega_datasets': lambda module, name: getattr(module.local_data, name)()}
+
+
+def _columns(name, package, source, targets, conditions):
     """Some columns of a table given some others, rows with gaps left out.
 
     Targets are divided by their standard deviations, and else as they were measured:
     rounded, skewed, with outliers.
     """
-
-    def __init__(self, name, source, targets, conditions):
-        self.name, self._source = name, source
-        self._targets, self._conditions = targets, conditions
-        self.event_size, self.condition_size = len(targets), len(conditions)
-
-    def table(self):
-        columns = self._source()
-        targets, conditions = (
-            np.stack([np.asarray(columns[name], float) for name in names], axis=-1)
-            for names in (self._targets, self._conditions))
-        rows = np.isfinite(targets).all(-1) & np.isfinite(conditions).all(-1)
-        return targets[rows] / targets[rows].std(axis=0), conditions[rows]
-
-
-def _sklearn(loader):
-    def source():
-        from sklearn import datasets
-        bunch = getattr(datasets, f'load_{loader}')()
-        return dict(zip(map(str, bunch.feature_names), bunch.data.T))
-    return source
-
-
-def _statsmodels(name):
-    def source():
-        from statsmodels import datasets
-        return dict(getattr(datasets, name).load_pandas().data)
-    return source
-
-
-def _vega(name):
-    def source():
-        import vega_datasets
-        table = getattr(vega_datasets.local_data, name)()
-        if 'date' in table:
-            angle = 2. * np.pi * table['date'].dt.day_of_year / 365.25
-            table = table.assign(sin=np.sin(angle), cos=np.cos(angle))
-        if 'Year' in table:
-            table = table.assign(Year=table['Year'].dt.year)
-        return dict(table)
-    return source
+    def table():
+        frame = _SOURCES[package](importlib.import_module(package), source)
+        if 'date' in frame:
+            angle = 2. * np.pi * frame['date'].dt.day_of_year / 365.25
+            frame = frame.assign(sin=np.sin(angle), cos=np.cos(angle))
+        if 'Year' in frame:
+            frame = frame.assign(Year=frame['Year'].dt.year)
+        frame = frame[[*targets, *conditions]].astype(float).dropna()
+        y, c = (np.ascontiguousarray(frame[names]) for names in (targets, conditions))
+        return y / y.std(axis=0), c
+    return Measured(name, len(targets), len(conditions), table)
 
 
 _CANCER = ('radius', 'texture', 'smoothness', 'concavity', 'symmetry')
 TABLES = (
-    Columns('breast cancer', _sklearn('breast_cancer'),
-            [f'worst {name}' for name in _CANCER], [f'mean {name}' for name in _CANCER]),
-    Columns('wine', _sklearn('wine'), ['alcohol', 'color_intensity', 'proline'],
-            ['malic_acid', 'ash', 'total_phenols', 'flavanoids', 'hue']),
-    Columns('iris', _sklearn('iris'), ['petal length (cm)', 'petal width (cm)'],
-            ['sepal length (cm)', 'sepal width (cm)']),
-    Columns('cars', _vega('cars'),
-            ['Miles_per_Gallon', 'Horsepower', 'Acceleration'],
-            ['Weight_in_lbs', 'Displacement', 'Cylinders', 'Year']),
-    Columns('Seattle weather', _vega('seattle_weather'),
-            ['temp_max', 'temp_min', 'wind'], ['sin', 'cos', 'precipitation']),
-    Columns('Engel', _statsmodels('engel'), ['foodexp'], ['income']),
-    Columns('fair', _statsmodels('fair'), ['age', 'yrs_married'],
-            ['rate_marriage', 'children', 'religious', 'educ']),
-    Columns('Californian schools', _statsmodels('star98'),
-            ['AVYRSEXP', 'AVSALK', 'PERSPENK', 'PTRATIO'],
-            ['LOWINC', 'PERASIAN', 'PERBLACK', 'PERHISP']),
-    Columns('macrodata', _statsmodels('macrodata'), ['infl', 'unemp'],
-            ['realgdp', 'tbilrate', 'year']))
+    _columns('breast cancer', 'sklearn.datasets', 'breast_cancer',
+             [f'worst {name}' for name in _CANCER], [f'mean {name}' for name in _CANCER]),
+    _columns('wine', 'sklearn.datasets', 'wine',
+             ['alcohol', 'color_intensity', 'proline'],
+             ['malic_acid', 'ash', 'total_phenols', 'flavanoids', 'hue']),
+    _columns('iris', 'sklearn.datasets', 'iris',
+             ['petal length (cm)', 'petal width (cm)'],
+             ['sepal length (cm)', 'sepal width (cm)']),
+    _columns('cars', 'vega_datasets', 'cars',
+             ['Miles_per_Gallon', 'Horsepower', 'Acceleration'],
+             ['Weight_in_lbs', 'Displacement', 'Cylinders', 'Year']),
+    _columns('Seattle weather', 'vega_datasets', 'seattle_weather',
+             ['temp_max', 'temp_min', 'wind'], ['sin', 'cos', 'precipitation']),
+    _columns('Engel', 'statsmodels.datasets', 'engel', ['foodexp'], ['income']),
+    _columns('fair', 'statsmodels.datasets', 'fair', ['age', 'yrs_married'],
+             ['rate_marriage', 'children', 'religious', 'educ']),
+    _columns('Californian schools', 'statsmodels.datasets', 'star98',
+             ['AVYRSEXP', 'AVSALK', 'PERSPENK', 'PTRATIO'],
+             ['LOWINC', 'PERASIAN', 'PERBLACK', 'PERHISP']),
+    _columns('macrodata', 'statsmodels.datasets', 'macrodata', ['infl', 'unemp'],
+             ['realgdp', 'tbilrate', 'year']))
 
 
+# Progression of diabetes in a year given ten others, of 442 patients: Efron et al.,
+# "Least Angle Regression", 2004.
+DIABETES = _columns('diabetes', 'sklearn.datasets', 'diabetes', ['target'],
+                    ['age', 'sex', 'bmi', 'bp', *(f's{i}' for i in range(1, 7))])
 TASKS = {task.name: task for task in (
-    TwoMoons(), GaussianMixture(), GaussianLinear(), *FAMILY, Diabetes(), Digits(),
-    *TABLES)}
+    TwoMoons(), GaussianMixture(), GaussianLinear(), *FAMILY, DIABETES,
+    Measured('digits', 8, 8, _digits), *TABLES)}

@@ -30,15 +30,14 @@ class FlowJAX(peers.Package):
     def reseed(self, seed):
         self._key = jax.random.key(seed)
 
-    def real_nvp(self, architecture):
-        widths = architecture.hidden_layers
-        if len(set(widths)) != 1:
+    def real_nvp(self, event_size, condition_size, num_layers, hidden_layers):
+        if len(set(hidden_layers)) != 1:
             raise NotImplementedError('hidden layers must all have one width')
         self.flow = flows.coupling_flow(
-            self._key, cond_dim=architecture.condition_size,
-            base_dist=distributions.StandardNormal((architecture.event_size,)),
-            flow_layers=architecture.num_layers, nn_width=widths[0],
-            nn_depth=len(widths))
+            self._key, cond_dim=condition_size,
+            base_dist=distributions.StandardNormal((event_size,)),
+            flow_layers=num_layers, nn_width=hidden_layers[0],
+            nn_depth=len(hidden_layers))
 
     def density(self, event_size, condition_size, flow, knots, interval, **settings):
         self._key, key = jax.random.split(self._key)
@@ -73,10 +72,8 @@ class FlowJAX(peers.Package):
 
     def _jit(self, function):
         """Returns `function(flow, key, y, c)`, compiled, as one of `(y, c)`."""
-        run = jax.jit(lambda arrays, key, y, c: function(
-            self._join(arrays), key, y, c))
-        return lambda y, c: jax.block_until_ready(
-            run(self._arrays, self._key, y, c))
+        run = jax.jit(lambda arrays, *rest: function(self._join(arrays), *rest))
+        return lambda y, c: jax.block_until_ready(run(self._arrays, self._key, y, c))
 
     def operation(self, name, mode):
         return self._train() if name == 'train' else self._jit(FUNCTIONS[name])
@@ -86,20 +83,15 @@ class FlowJAX(peers.Package):
         return lambda c: sample(None, c)
 
     def hot(self, operation, batch):
-        function, draws = FUNCTIONS[operation], operation != 'log_prob'
+        draws = operation != 'log_prob'
 
         @jax.jit
         def run(arrays, key, y, c):
-            return function(self._join(arrays), key, y, c)
+            return FUNCTIONS[operation](self._join(arrays), key, y, c)
 
-        @jax.jit
         def step(arrays, key, y, c):
             key, now = jax.random.split(key) if draws else (None, None)
-            return key, function(self._join(arrays), now, y, c)
-
-        def split_before(key, y, c):
-            key, now = jax.random.split(key)
-            return key, run(self._arrays, now, y, c)
+            return key, run(arrays, now, y, c)
 
         def loop(step):
             key = self._key if draws else None
@@ -110,12 +102,11 @@ class FlowJAX(peers.Package):
                 return jax.tree.map(np.asarray, result)
             return next_
 
-        found = {'jit': loop(functools.partial(step, self._arrays)),
-                 'jit, frozen': loop(jax.jit(
-                     lambda key, y, c: step(self._arrays, key, y, c)))}
+        found = {'jit': functools.partial(jax.jit(step), self._arrays),
+                 'jit, frozen': jax.jit(functools.partial(step, self._arrays))}
         if draws:
-            found['jit, key split before'] = loop(split_before)
-        return found
+            found['jit, key split before'] = functools.partial(step, self._arrays)
+        return {how: loop(call) for how, call in found.items()}
 
     def _train(self):
         optimizer = optax.adam(self.learning_rate)

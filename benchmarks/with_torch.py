@@ -1,6 +1,6 @@
 """PyTorch's packages."""
 
-import inspect
+import functools
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
 
 class Torch(peers.Package):
-    """What they share; builders set `self.flow`."""
+    """What they share; builders set `self.flow`.
+
+    `calls` are functions of `(flow, y, c)`, and `'many'` one of `(flow, n, c)`.
+    """
 
     modes = ('eager',)
     mode = 'eager'
@@ -31,19 +34,23 @@ class Torch(peers.Package):
             self._optimizer = torch.optim.Adam(self.flow.parameters(),
                                                self.learning_rate)
             return self.train
-        return torch.no_grad()(getattr(self, name))
+        return torch.no_grad()(functools.partial(self.calls[name], self.flow))
 
     def sampler(self, n, mode):
-        return torch.no_grad()(lambda c: self.many(c, n))
+        return functools.partial(self.operation('many', mode), n)
 
     def hot(self, operation, batch):
         run = self.operation(operation, 'eager')
-        return {'eager': lambda y, c: peers.to_numpy(
-            run(torch.from_numpy(y), torch.from_numpy(c)))}
+
+        def call(y, c):
+            result = run(torch.from_numpy(y), torch.from_numpy(c))
+            return (tuple(x.numpy() for x in result) if isinstance(result, tuple)
+                    else result.numpy())
+        return {'eager': call}
 
     def train(self, y, c):
         self._optimizer.zero_grad()
-        loss = -self.log_prob(y, c).mean()
+        loss = -self.calls['log_prob'](self.flow, y, c).mean()
         loss.backward()
         self._optimizer.step()
         return loss
@@ -82,70 +89,60 @@ class Zuko(Torch):
     """`zuko.flows.RealNVP`, and `NSF`."""
 
     requires = ('zuko',)
+    calls = {
+        'log_prob': lambda flow, y, c: flow(c).log_prob(y),
+        'sample': lambda flow, y, c: flow(c).sample(),
+        'sample_and_log_prob': lambda flow, y, c: flow(c).rsample_and_log_prob(),
+        'many': lambda flow, n, c: flow(c).sample((n,)),
+        'forward': lambda flow, x, c: flow(c).transform.inv(x),
+        'inverse': lambda flow, y, c: flow(c).transform(y)}
 
-    def real_nvp(self, architecture):
+    def real_nvp(self, event_size, condition_size, num_layers, hidden_layers):
         import zuko
-        self.flow = zuko.flows.RealNVP(
-            architecture.event_size, architecture.condition_size,
-            transforms=architecture.num_layers,
-            hidden_features=architecture.hidden_layers)
+        self.flow = zuko.flows.RealNVP(event_size, condition_size,
+                                       transforms=num_layers,
+                                       hidden_features=hidden_layers)
 
     def density(self, event_size, condition_size, **settings):
         import zuko
         self.flow = zuko.flows.NSF(event_size, condition_size, **settings)
 
-    def log_prob(self, y, c):
-        return self.flow(c).log_prob(y)
 
-    def sample(self, y, c):
-        return self.flow(c).sample()
-
-    def sample_and_log_prob(self, y, c):
-        return self.flow(c).rsample_and_log_prob()
-
-    def many(self, c, n):
-        return self.flow(c).sample((n,))
-
-    def forward(self, x, c):
-        return self.flow(c).transform.inv(x)
-
-    def inverse(self, y, c):
-        return self.flow(c).transform(y)
-
-
-class _Perceptron(torch.nn.Module):
+class _Perceptron(torch.nn.Sequential):
     """An MLP that concatenates; those of nflows take no context or are residual."""
 
     def __init__(self, *sizes):
-        super().__init__()
-        self.layers = torch.nn.ModuleList(
-            torch.nn.Linear(m, n) for m, n in zip(sizes, sizes[1:]))
+        super().__init__(*[part for m, n in zip(sizes, sizes[1:]) for part in (
+            torch.nn.ReLU(), torch.nn.Linear(m, n))][1:])
 
     def forward(self, units, context):
-        hidden = torch.cat([units, context], dim=-1)
-        for layer in self.layers[:-1]:
-            hidden = torch.relu(layer(hidden))
-        return self.layers[-1](hidden)
+        return super().forward(torch.cat([units, context], dim=-1))
 
 
 class NFlows(Torch):
     """`AffineCouplingTransform`s; spline couplings, each before a linear map."""
 
     requires = ('nflows.flows', 'nflows.nn.nets')
+    calls = {
+        'log_prob': lambda flow, y, c: flow.log_prob(y, context=c),
+        'sample': lambda flow, y, c: flow.sample(1, context=c),
+        'sample_and_log_prob': lambda flow, y, c: flow.sample_and_log_prob(
+            1, context=c),
+        'many': lambda flow, n, c: flow.sample(n, context=c).transpose(0, 1),
+        'forward': lambda flow, x, c: flow._transform.inverse(x, context=c)[0],
+        'inverse': lambda flow, y, c: flow.transform_to_noise(y, context=c)}
 
     def _set(self, parts, event_size):
         from nflows import distributions, flows, transforms
-        self._transform = transforms.CompositeTransform(parts)
-        self.flow = flows.Flow(self._transform,
+        self.flow = flows.Flow(transforms.CompositeTransform(parts),
                                distributions.StandardNormal([event_size]))
 
-    def real_nvp(self, architecture):
+    def real_nvp(self, event_size, condition_size, num_layers, hidden_layers):
         from nflows import transforms
-        parity = np.arange(architecture.event_size) % 2
         self._set([transforms.AffineCouplingTransform(
-            (parity + i) % 2, lambda m, n: _Perceptron(
-                m + architecture.condition_size, *architecture.hidden_layers, n))
-                   for i in range(architecture.num_layers)], architecture.event_size)
+            (np.arange(event_size) % 2 + i) % 2,
+            lambda m, n: _Perceptron(m + condition_size, *hidden_layers, n))
+                   for i in range(num_layers)], event_size)
 
     def density(self, event_size, condition_size, layers, hidden_features, blocks,
                 bins, tail_bound, dropout):
@@ -168,36 +165,17 @@ class NFlows(Torch):
                           transforms.LULinear(event_size, identity_init=True)]
         self._set(parts, event_size)
 
-    def log_prob(self, y, c):
-        return self.flow.log_prob(y, context=c)
-
-    def sample(self, y, c):
-        return self.flow.sample(1, context=c)
-
-    def sample_and_log_prob(self, y, c):
-        return self.flow.sample_and_log_prob(1, context=c)
-
-    def many(self, c, n):
-        return self.flow.sample(n, context=c).transpose(0, 1)
-
-    def forward(self, x, c):
-        return self._transform.inverse(x, context=c)[0]
-
-    def inverse(self, y, c):
-        return self.flow.transform_to_noise(y, context=c)
-
 
 class NormFlows(Torch):
     """Autoregressive neural splines with a linear map between."""
 
     requires = ('normflows',)
+    calls = {
+        'log_prob': lambda flow, y, c: flow.log_prob(y, context=c),
+        'many': lambda flow, n, c: flow.sample(
+            n * len(c), context=c.repeat(n, 1))[0].reshape(n, len(c), -1)}
 
-    def real_nvp(self, architecture):
-        import normflows
-        if 'context' in inspect.signature(
-                normflows.flows.AffineCouplingBlock.forward).parameters:
-            raise NotImplementedError('its affine couplings now take a context: '
-                                      'write this implementation')
+    def real_nvp(self, **architecture):
         raise NotImplementedError(
             'its `AffineCouplingBlock.forward` takes no context; of its flows '
             'only autoregressive and spline ones do')
@@ -215,10 +193,3 @@ class NormFlows(Torch):
                 parts.append(normflows.flows.LULinearPermute(event_size))
         self.flow = normflows.ConditionalNormalizingFlow(
             normflows.distributions.DiagGaussian(event_size, trainable=False), parts)
-
-    def log_prob(self, y, c):
-        return self.flow.log_prob(y, context=c)
-
-    def many(self, c, n):
-        samples, _ = self.flow.sample(n * len(c), context=c.repeat(n, 1))
-        return samples.reshape(n, len(c), -1)

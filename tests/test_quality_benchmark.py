@@ -19,10 +19,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 # pylint: disable=wrong-import-position
+from peers import LINEAR, MODELS
 import quality
 import quality_report
 import tasks
-from quality_peers import LINEAR, MODELS
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore::sklearn.exceptions.ConvergenceWarning')
