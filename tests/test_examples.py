@@ -80,3 +80,24 @@ def test_a_missed_target_fails_the_run(example, tmp_path, monkeypatch, capsys):
         'steps': [0], 'returns': [[0.]]})
     assert example.main(['--target-return', '11', '--out', str(tmp_path)]) != 0
     assert 'misses the target' in capsys.readouterr().out
+
+
+def _main(name):
+    spec = importlib.util.spec_from_file_location(name, SCRIPT.with_name(f'{name}.py'))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def test_a_flow_clones_both_ways_and_least_squares_neither(tmp_path):
+    shares = _main('behaviour_cloning')(['--rows', '1000', '--epochs', '15', '--out',
+                                         str(tmp_path / 'picture.png')])
+    assert shares['demonstrator'] < 0.01 and shares['least squares'] > 0.9
+    assert shares['flow, densest of 32'] < 0.05 < 0.3 > shares['flow, at random']
+    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+
+
+def test_stable_baselines3_acts_by_latents():
+    pytest.importorskip('stable_baselines3')
+    returns = _main('with_stable_baselines3')(['--steps', '60'])
+    assert all(np.isfinite(value) for value in returns.values())
