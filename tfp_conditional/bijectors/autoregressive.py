@@ -82,30 +82,36 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
             activation=activation)
 
     def _forward_and_log_det(self, x, conditions):
-        network, size = self._network, self.event_size
-        state, weights = network.one_by_one(conditions, tf.shape(x)[:-1])
-        units = tf.reshape(tf.gather(x, self._order, axis=-1), [-1, size])
+        batch_shape, size = tf.shape(x)[:-1], self.event_size
+        network = self._network.one_by_one(conditions, batch_shape)
+        # Those of N rows, each [N, 1], in the order in which they come.
+        units = _reordered(tf.split(tf.reshape(x, [-1, size]), size, 1), self._order)
+        empty = tf.TensorArray(x.dtype, size, element_shape=units[0].shape)
+        xs = empty.unstack(units)
 
-        def step(i, units, log_det, state):
-            # The next unit is the first, and goes to the end.
-            unit, unit_log_det = self._transformer.forward_and_log_det(
-                units[:, :1], network.next_parameters(state, *weights(i)))
-            new_state = network.reveal(unit, state, *weights(i))
-            return (i + 1,
-                    tf.ensure_shape(tf.concat([units[:, 1:], unit], 1), units.shape),
-                    tf.ensure_shape(log_det + unit_log_det[:, 0], log_det.shape),
-                    tf.ensure_shape(new_state, state.shape))
+        def step(i, known, ys, log_det):
+            y, unit_log_det = self._transformer.forward_and_log_det(
+                xs.read(i), network.parameters(i, known))
+            for part in (y, unit_log_det):   # A user's transformer may not know it.
+                part.set_shape(log_det.shape)
+            return (i + 1, network.reveal(i, y, known), ys.write(i, y),
+                    log_det + unit_log_det)
 
-        _, units, log_det, _ = tf.while_loop(
+        *_, ys, log_det = tf.while_loop(
             lambda i, *_: i < size, step,
-            (0, units, tf.zeros_like(units[:, 0]), state), maximum_iterations=size)
-        y = tf.gather(units, np.argsort(self._order), axis=-1)
-        return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, tf.shape(x)[:-1])
+            (0, network.nothing_known, empty, tf.zeros_like(units[0])),
+            maximum_iterations=size)
+        y = tf.concat(_reordered(tf.unstack(ys.stack()), np.argsort(self._order)), 1)
+        return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, batch_shape)
 
     def _inverse_and_log_det(self, y, conditions):
         x, log_det = self._transformer.inverse_and_log_det(
             y, self._network(y, conditions))
         return x, tf.reduce_sum(log_det, -1)
+
+
+def _reordered(parts, order):
+    return [parts[i] for i in order]
 
 
 def _check_order(order, event_size):

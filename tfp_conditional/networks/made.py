@@ -76,52 +76,19 @@ class MADE(_tfp.Picklable, tf.Module):
         return tf.reshape(hidden, tf.concat([tf.shape(hidden)[:-1], shape], 0))
 
     def one_by_one(self, conditions, batch_shape):
-        """Begins to run the same network for one unit after the other.
-
-        What the conditions and the units known so far give to the first layer is
-        kept, not multiplied again: a step is one pass of the other hidden layers,
-        for the parameters of one unit.
+        """Returns the same network, to be asked for one unit after the other.
 
         Args:
           conditions: nest of `[..., S]`.
           batch_shape: that of the units, of N elements in all.
-
-        Returns:
-          state: `[N, m]`, the first layer before any unit is known.
-          weights: function i -> tensors, for the steps of the unit that comes i-th.
         """
         context = self._context(conditions)
         width = context.shape[-1]
-        state = tf.reshape(tf.broadcast_to(
+        context = tf.reshape(tf.broadcast_to(
             context, tf.concat([batch_shape, [width]], 0)), [-1, width])
-        kernels = [self._masked_kernel(i) for i in range(len(self._kernels))]
-        biases = [*self._biases]
-        if len(kernels) == 1:   # The first layer is linear, and followed by nothing.
-            kernels.append(tf.eye(width, dtype=state.dtype))
-            biases.append(tf.zeros([width], state.dtype))
-        # From all of parameter 0, then all of parameter 1, to unit by unit.
-        columns = np.arange(biases[-1].shape[0]).reshape(
-            [self._num_parameters, -1]).T[self._order]
-        rows = tf.gather(kernels[0], self._order)
-        last_kernel = tf.gather(tf.transpose(kernels[-1]), columns)
-        # Reshaped, since the gradient of gathering from a variable is not dense.
-        last_bias = tf.gather(tf.reshape(biases[-1], [-1]), columns)
-        hidden = [tf.convert_to_tensor(part) for pair in
-                  zip(kernels[1:-1], biases[1:-1]) for part in pair]
-        return state, lambda i: (rows[i], last_kernel[i], last_bias[i], *hidden)
-
-    def next_parameters(self, state, row, kernel, bias, *hidden):
-        """Returns the next unit's parameters, `[N, k, 1]`; see `one_by_one`."""
-        activation = (network.activation_function(self._activation)
-                      if len(self._kernels) > 1 else tf.identity)
-        units = activation(state)
-        for weights, biases in zip(hidden[::2], hidden[1::2]):
-            units = activation(tf.matmul(units, weights) + biases)
-        return (tf.matmul(units, kernel, transpose_b=True) + bias)[..., tf.newaxis]
-
-    def reveal(self, unit, state, row, *_):
-        """Returns the state that knows the next unit, `[N, 1]`, too."""
-        return state + soften(unit, network.UNIT_RANGE) * row
+        return _OneByOne(
+            context, [self._masked_kernel(i) for i in range(len(self._kernels))],
+            self._biases, self._order, network.activation_function(self._activation))
 
     def _context(self, conditions):
         return network.dense(self._condition_spec.concat(conditions),
@@ -132,6 +99,42 @@ class MADE(_tfp.Picklable, tf.Module):
 
     def _masked_kernel(self, i):
         return tf.where(self._mask(i), self._kernels[i], 0.)
+
+
+class _OneByOne:
+    """A `MADE` for N rows, with what each step needs of it read and cut out.
+
+    What is known at step i is the first layer, `[N, m]`, as the conditions and the i
+    units so far make it. So a step multiplies none of them again: it is one pass of
+    the other hidden layers, for the parameters of one unit.
+    """
+
+    def __init__(self, context, kernels, biases, order, activation):
+        self.nothing_known, self._activation = context, activation
+        if len(kernels) == 1:   # The first layer is linear, and followed by nothing.
+            self._activation = tf.identity
+            kernels = [*kernels, tf.eye(context.shape[-1], dtype=context.dtype)]
+            biases = [*biases, tf.zeros_like(biases[0])]
+        self._hidden = [(kernel, tf.convert_to_tensor(bias))
+                        for kernel, bias in zip(kernels[1:-1], biases[1:-1])]
+        self._first_kernel = tf.gather(kernels[0], order)
+        # From all of parameter 0, then all of parameter 1, to unit by unit.
+        columns = np.arange(biases[-1].shape[0]).reshape([-1, len(order)]).T[order]
+        self._last_kernel = tf.gather(tf.transpose(kernels[-1]), columns)
+        # Reshaped, since the gradient of gathering from a variable is not dense.
+        self._last_bias = tf.gather(tf.reshape(biases[-1], [-1]), columns)
+
+    def parameters(self, i, known):
+        """Returns those of the unit that comes i-th, `[N, k, 1]`."""
+        hidden = self._activation(known)
+        for kernel, bias in self._hidden:
+            hidden = self._activation(tf.matmul(hidden, kernel) + bias)
+        return (tf.matmul(hidden, self._last_kernel[i], transpose_b=True)
+                + self._last_bias[i])[..., tf.newaxis]
+
+    def reveal(self, i, unit, known):
+        """Returns what is known once unit i, `[N, 1]`, is known, too."""
+        return known + soften(unit, network.UNIT_RANGE) * self._first_kernel[i]
 
 
 def _degrees(units, event_size):
