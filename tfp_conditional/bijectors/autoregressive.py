@@ -7,6 +7,7 @@ from tfp_conditional.bijectors import coupling
 from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector
 from tfp_conditional.networks import made
+from tfp_conditional.networks import mlp
 
 
 class ConditionalAutoregressive(bijector.ConditionalBijector):
@@ -42,7 +43,7 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
 
     def __init__(self, event_size, condition_size, order=None,
                  hidden_layers=(128, 128), activation='relu', transformer='affine',
-                 dtype=tf.float32, seed=None, validate_args=False,
+                 conditioner=None, dtype=tf.float32, seed=None, validate_args=False,
                  name='conditional_autoregressive'):
         """Constructs the layer; its variables exist on return.
 
@@ -57,14 +58,16 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
           activation: its activation: a callable or a name, as in `tf.nn`.
           transformer: `'affine'`, `'additive'`, `'rational_quadratic'`, or a
             `Transformer`.
+          conditioner: an `MLP(...)`, which is given masks; no other network can be.
+            Default: `MLP(hidden_layers, activation)`.
           dtype: floating dtype.
           seed: `int` or TFP seed for the initial weights.
           validate_args: `bool`, whether to check that values are finite.
           name: `str`.
 
         Raises:
-          TypeError, ValueError: for an `order` that is no permutation, and for
-            sizes that are no positive integers.
+          TypeError, ValueError: for an `order` that is no permutation, for sizes
+            that are no positive integers, and for another `conditioner`.
         """
         parameters = dict(locals())
         self._transformer = coupling.get_transformer(transformer)
@@ -72,14 +75,19 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
             event_size, condition_size, dtype=dtype, validate_args=validate_args,
             parameters=parameters, name=name)
         self._order = _check_order(order, self.event_size)
+        if conditioner is None:
+            conditioner = mlp.MLP(hidden_layers, activation)
+        _check_conditioner(conditioner)
         with tf.name_scope(self.name):
             self._network = made.MADE(
                 self._order, self.condition_spec, self._transformer.num_parameters,
-                hidden_layers, activation, seed)
+                conditioner, seed)
         self._settings = settings.Settings(
             self.name, condition_size=self.condition_size, order=self._order,
-            transformer=self._transformer, hidden_layers=hidden_layers,
-            activation=activation)
+            transformer=self._transformer, hidden_layers=conditioner.hidden_layers,
+            activation=conditioner.activation, modulation=(
+                None if conditioner.conditioning == 'concatenate'
+                else conditioner.conditioning))
 
     def _forward_and_log_det(self, x, conditions):
         batch_shape, size = tf.shape(x)[:-1], self.event_size
@@ -108,6 +116,16 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
         x, log_det = self._transformer.inverse_and_log_det(
             y, self._network(y, conditions))
         return x, tf.reduce_sum(log_det, -1)
+
+
+def _check_conditioner(conditioner):
+    """Raises for networks that have no masks, and for which nobody makes them."""
+    if type(conditioner) is not mlp.MLP:
+        raise TypeError(
+            '`conditioner` of an autoregressive layer must be an MLP(...), which is '
+            'given the masks that hide from each unit itself and those after it; got '
+            f'{conditioner!r}. A network without masks is not autoregressive: use one in '
+            'ConditionalRealNVP or ConditionalCoupling, where any will do.')
 
 
 def _reordered(parts, order):
