@@ -1,5 +1,7 @@
 """`ConditionalAutoregressive`: each unit given those before it."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -94,8 +96,9 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
         network = self._network.one_by_one(conditions, batch_shape)
         # Those of N rows, each [N, 1], in the order in which they come.
         units = _reordered(tf.split(tf.reshape(x, [-1, size]), size, 1), self._order)
-        empty = tf.TensorArray(x.dtype, size, element_shape=units[0].shape)
-        xs = empty.unstack(units)
+        array = functools.partial(
+            tf.TensorArray, x.dtype, size, element_shape=units[0].shape)
+        xs = array().unstack(units)
 
         def step(i, known, ys, log_det):
             y, unit_log_det = self._transformer.forward_and_log_det(
@@ -107,7 +110,7 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
 
         *_, ys, log_det = tf.while_loop(
             lambda i, *_: i < size, step,
-            (0, network.nothing_known, empty, tf.zeros_like(units[0])),
+            (0, network.nothing_known, array(), tf.zeros_like(units[0])),
             maximum_iterations=size)
         y = tf.concat(_reordered(tf.unstack(ys.stack()), np.argsort(self._order)), 1)
         return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, batch_shape)

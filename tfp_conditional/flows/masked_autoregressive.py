@@ -20,8 +20,8 @@ class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
     need not, `tfpc.ConditionalChain([tfb.Invert(flow)])` is the inverse
     autoregressive flow (Kingma et al. 2016, arXiv 1606.04934).
 
-    A new flow is the identity, for every condition: the last layer of each
-    network starts at 0.
+    A new flow is the identity, or with `mixing='linear'` a permutation, for every
+    condition: the last layer of each network starts at 0.
 
     #### Shapes
 
@@ -75,7 +75,7 @@ class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
             layer.
           conditional_base: `bool`, whether noise is first shifted and scaled by
             functions of the conditions, as if the base distribution had that
-            location and scale.
+            location and scale. With D = 1 the layers themselves do so.
           conditioner: an `MLP(...)`, instead of `hidden_layers` and `activation`, which
             each layer gives masks; no other network can be. See
             `ConditionalAutoregressive`.

@@ -18,8 +18,8 @@ class ConditionalRealNVP(chain.ConditionalChain):
     transform every unit. With D = 1 there is no other unit to see, and every
     layer is a `ConditionalElementwise`.
 
-    A new flow is the identity, for every condition: the last layer of each
-    network starts at 0.
+    A new flow is the identity, or with `mixing='linear'` a permutation, for every
+    condition: the last layer of each network starts at 0.
 
     #### Shapes
 
