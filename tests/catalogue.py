@@ -102,6 +102,14 @@ def elementwise(event_size=2, condition_size=2, hidden_layers=(8,),
         event_size, condition_size, hidden_layers, dtype=dtype, seed=seed, **kwargs)
 
 
+def masked_autoregressive_flow(event_size=2, condition_size=3, num_layers=2,
+                               hidden_layers=(4,), activation='tanh',
+                               dtype=tf.float64, seed=0, **kwargs):
+    return tfpc.ConditionalMaskedAutoregressiveFlow(
+        event_size, condition_size, num_layers, hidden_layers, activation,
+        dtype=dtype, seed=seed, **kwargs)
+
+
 def normal(*shape):
     return np.random.default_rng(0).normal(size=shape)
 
@@ -173,8 +181,15 @@ def _():
 
 add('autoregressive')(lambda: tfpc.ConditionalAutoregressive(
     3, 2, [1, 2, 0], (4,), 'tanh', dtype=tf.float64, seed=0))
-add('masked_autoregressive_flow')(lambda: tfpc.ConditionalMaskedAutoregressiveFlow(
-    2, 3, 2, (4,), 'tanh', dtype=tf.float64, seed=0))
+
+for _name, _options in {
+        '': dict(),
+        '_random_base': dict(event_size=3, mixing='random', conditional_base=True),
+        '_linear_act_norm_film': dict(
+            event_size=3, mixing='linear', act_norm=True, conditioner=tfpc.MLP(
+                (6, 5), 'tanh', conditioning='film'))}.items():
+    add(f'masked_autoregressive_flow{_name}')(
+        functools.partial(masked_autoregressive_flow, **_options))
 
 
 @add('embedding')

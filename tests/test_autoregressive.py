@@ -3,6 +3,7 @@
 import copy
 import functools
 import pickle
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests import catalogue
 from tests import flows
 from tfp_conditional.bijectors import autoregressive
 from tfp_conditional.networks import made
+from tfp_conditional.networks import network
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -37,9 +39,10 @@ def _flow(event_size=D, num_layers=2, hidden_layers=(8,), dtype=tf.float64,
 
 
 @functools.cache
-def _permuted():
+def _permuted(conditioning='concatenate'):
     """One layer for all tests that leave it as it is."""
-    return _layer(order=ORDER)
+    return _layer(order=ORDER, conditioner=tfpc.MLP((7, 9, 8), 'tanh', conditioning)
+                  if conditioning != 'concatenate' else None)
 
 
 def _inverse_jacobian(layer, y):
@@ -52,8 +55,9 @@ def _inverse_jacobian(layer, y):
     return jacobian[:, :, layer._order], jacobian[:, :, -S:]
 
 
-def test_each_unit_depends_on_all_before_it_and_on_no_other():
-    jacobian, by_condition = _inverse_jacobian(_permuted(), X)
+@pytest.mark.parametrize('conditioning', network.CONDITIONING)
+def test_each_unit_depends_on_all_before_it_and_on_no_other(conditioning):
+    jacobian, by_condition = _inverse_jacobian(_permuted(conditioning), X)
     for matrix in jacobian:
         np.testing.assert_array_equal(np.triu(matrix, 1), 0.)
         assert np.all(np.abs(matrix[np.tril_indices(D)]) > 1e-6)
@@ -133,8 +137,9 @@ def test_density_is_that_of_a_numpy_reference():
     np.testing.assert_allclose(ildj, -log_scale.sum(-1), atol=1e-12)
 
 
-def test_sample_is_that_of_stock_masked_autoregressive_flow():
-    layer = _permuted()
+@pytest.mark.parametrize('conditioning', network.CONDITIONING)
+def test_sample_is_that_of_stock_masked_autoregressive_flow(conditioning):
+    layer = _permuted(conditioning)
     stock = tfb.MaskedAutoregressiveFlow(
         lambda y: layer._transformer.shift_and_log_scale(layer._network(y, C)))
     y, fldj = layer.forward_and_log_det(X, conditions=C)
@@ -157,6 +162,76 @@ def test_sample_and_density_are_inverses(transformer):
     np.testing.assert_allclose(ildj, -fldj, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(
         ildj, np.linalg.slogdet(tape.batch_jacobian(x, y))[1], atol=1e-10)
+
+
+@pytest.mark.parametrize('batch,condition_batch', [
+    ([], []), ([6], []), ([2, 3], [3]), ([2, 3], [2, 1])], ids=str)
+def test_batch_shapes_broadcast(batch, condition_batch):
+    layer = _permuted('film')
+    x, c = flows.normal([*batch, D]), flows.normal([*condition_batch, S], 1)
+    y, fldj = layer.forward_and_log_det(x, conditions=c)
+    rows = layer.forward_and_log_det(
+        tf.reshape(x, [-1, D]),
+        conditions=tf.reshape(tf.broadcast_to(c, [*batch, S]), [-1, S]))
+    np.testing.assert_allclose(y, tf.reshape(rows[0], [*batch, D]), rtol=1e-12)
+    np.testing.assert_allclose(fldj, tf.reshape(rows[1], batch), rtol=1e-12)
+    np.testing.assert_allclose(layer.inverse(tf.identity(y), conditions=c), x,
+                               rtol=1e-10, atol=1e-10)
+
+
+class _ShapelessShift(tfpc.Transformer):
+    """Whose results have shapes that TensorFlow does not know."""
+
+    num_parameters = 1
+
+    def forward_and_log_det(self, x, parameters):
+        y = x + parameters[..., 0, :]
+        y, log_det = (tf.numpy_function(lambda z: z, [part], x.dtype)
+                      for part in (y, tf.zeros_like(y)))
+        return y, log_det
+
+    def inverse_and_log_det(self, y, parameters):
+        return y - parameters[..., 0, :], tf.zeros_like(y)
+
+
+def test_a_transformer_may_lose_shapes():
+    layer = _layer(transformer=_ShapelessShift())
+    run = tf.function(lambda x: layer.forward(x, conditions=C), autograph=False)
+    y = run(X)
+    assert y.shape == X.shape and np.max(np.abs(y - X)) > .1
+    np.testing.assert_allclose(layer.inverse(y, conditions=C), X, atol=1e-12)
+
+
+@pytest.mark.parametrize('hidden_layers,changes', [((7, 9), True), ((), False)])
+def test_dropout_drops_hidden_units_in_training(hidden_layers, changes):
+    layer = _layer(conditioner=tfpc.MLP(hidden_layers, 'tanh', dropout=.5))
+    for method in (layer.forward, layer.inverse):
+        plain = method(X, conditions=C)
+        with tfpc.training([1, 2]):
+            dropped = method(X, conditions=C)
+        assert np.allclose(dropped, plain) != changes
+        np.testing.assert_allclose(method(X, conditions=C), plain)
+
+
+def test_a_conditioner_stands_for_hidden_layers_and_activation():
+    plain = _flow()
+    same = tfpc.ConditionalMaskedAutoregressiveFlow(
+        D, S, 2, conditioner=tfpc.MLP((8,), 'tanh'), dtype=tf.float64, seed=0)
+    for one, other in zip(plain.variables, same.variables, strict=True):
+        assert one.name == other.name
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize('make,expected', [
+    (tfpc.ConditionalMaskedAutoregressiveFlow, 1692103001),
+    (tfpc.ConditionalRealNVP, 2561979999)], ids=['autoregressive', 'real_nvp'])
+def test_a_seed_means_the_same_initial_weights_for_ever(make, expected):
+    """Names, shapes, order and values: what old checkpoints and results rely on."""
+    total = 0
+    for variable in make(5, {'a': 2, 'b': 1}, 3, (6, 7), seed=3).variables:
+        label = f'{variable.name} {variable.shape}'.encode()
+        total = zlib.crc32(label + variable.numpy().tobytes(), total)
+    assert total == expected
 
 
 def test_one_unit_is_transformed_by_the_conditions():
@@ -322,6 +397,9 @@ CASES = {
                                  '`hidden_layers` must be a sequence'),
     'unknown activation': (lambda: _layer(activation='swoosh'), ValueError,
                            "`activation` must be.*got 'swoosh'"),
+    'a conditioner of a layer that is no MLP': (
+        lambda: _layer(conditioner=tfpc.ResidualNetwork(8)), TypeError,
+        r'must be an MLP\(...\).*got ResidualNetwork.*without masks'),
     'unknown transformer': (lambda: _flow(transformer='afine'), ValueError,
                             "`transformer` must be one of.*got 'afine'"),
     'no conditions': (lambda: _permuted().forward(X), TypeError,

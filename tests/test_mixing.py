@@ -280,6 +280,60 @@ def test_copies_have_adapted(how, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize('options,names', [
+    ({}, 'layer_0 layer_1 layer_2'),
+    (dict(act_norm=True), 'act_norm_0 layer_0 act_norm_1 layer_1 act_norm_2 layer_2'),
+    (dict(mixing='linear', conditional_base=True),
+     'layer_0 linear_1 layer_1 linear_2 layer_2 base'),
+    (dict(mixing='random', act_norm=True),
+     'permute_0 act_norm_0 layer_0 act_norm_1 layer_1 permute_2 act_norm_2 layer_2 '
+     'permute')], ids=['default', 'act_norm', 'linear', 'random'])
+@pytest.mark.parametrize('make', [tfpc.ConditionalRealNVP,
+                                  tfpc.ConditionalMaskedAutoregressiveFlow])
+def test_flows_stack_the_same_parts(make, options, names):
+    flow = make(4, 3, 3, (8,), 'tanh', dtype=tf.float64, seed=0, **options)
+    assert ' '.join(part.name for part in flow.bijectors) == names
+    x, c = flows.normal([5, 4]), C[:5]
+    y = flow.forward(x, conditions=c)
+    if options.get('mixing') == 'linear':     # New ones are permutations.
+        x, y = tf.sort(x), tf.sort(y)
+    np.testing.assert_array_equal(y, x)
+    flows.perturb(flow, 1, .5)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y, fldj = flow.forward_and_log_det(x, conditions=c)
+    jacobian = tape.batch_jacobian(y, x).numpy()
+    if make is tfpc.ConditionalMaskedAutoregressiveFlow:
+        assert np.all(np.abs(jacobian) > 1e-9)    # Each unit depends on all others.
+    np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], fldj, atol=1e-10)
+    back, ildj = flow.inverse_and_log_det(tf.identity(y), conditions=c)
+    np.testing.assert_allclose(back, x, atol=1e-9)
+    np.testing.assert_allclose(ildj, -fldj, atol=1e-9)
+
+
+def test_layers_of_an_autoregressive_flow_adapt():
+    flow = tfpc.ConditionalMaskedAutoregressiveFlow(
+        2, 3, 2, (8,), act_norm=True, dtype=tf.float64, seed=0)
+    flow.adapt(DATA, C)
+    assert flow.adapted
+    assert_standard(flow.bijectors[0])
+    assert_standard(flow, conditions=C)       # Layers are the identity as yet.
+
+
+@pytest.mark.parametrize('event_size', [1, 3])
+def test_random_orders_are_restored_into_a_flow_of_another_seed(event_size, tmp_path):
+    one, other = (tfpc.ConditionalMaskedAutoregressiveFlow(
+        event_size, 3, 3, (8,), mixing='random', conditional_base=True,
+        dtype=tf.float64, seed=seed) for seed in (0, 4))
+    flows.perturb(one)
+    path = tf.train.Checkpoint(flow=one).write(str(tmp_path / 'ckpt'))
+    tf.train.Checkpoint(flow=other).read(path).assert_consumed()
+    y = flows.normal([200, event_size])
+    for a, b in zip(one.inverse_and_log_det(y, conditions=C),
+                    other.inverse_and_log_det(y, conditions=C)):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_misuse():
     for cls in (mixing.ActNorm, mixing.InvertibleLinear):
         for kwargs, error in ((dict(event_size=0), ValueError),

@@ -22,7 +22,7 @@ ORDER = {
     'bijectors': ('settings', 'coupling', 'autoregressive', 'unconditional', 'mixing',
                   'squash', 'bounds', 'tails', 'gaussianization', 'steps', 'adapt',
                   'chain', 'regression', 'standardize', 'embedding', 'support'),
-    'flows': ('real_nvp', 'masked_autoregressive', 'density'),
+    'flows': ('stack', 'real_nvp', 'masked_autoregressive', 'density'),
     'export': (),
     'fitting': ('data', 'optimizer', 'training', 'validation', 'checkpoint', 'fit'),
     'calibration': (), 'plot': (),

@@ -36,6 +36,10 @@ def _coupling(conditioner):
     return tfpc.ConditionalCoupling(2, 3, conditioner=conditioner)
 
 
+def _autoregressive(**kwargs):
+    return tfpc.ConditionalMaskedAutoregressiveFlow(2, 3, 2, (4,), **kwargs)
+
+
 def _masked(x):
     return np.ma.masked_array(x, np.arange(x.size).reshape(x.shape) == 1)
 
@@ -275,6 +279,16 @@ CASES = {
         '`conditioner` must return dtype float32; got float64'),
     'conditioner that returns a pair': (
         lambda: _coupling(lambda u, c: (u, u)), TypeError, 'must return one tensor'),
+    'autoregressive conditioner without masks': (
+        lambda: _autoregressive(conditioner=tfpc.ResidualNetwork(4)), TypeError,
+        r'`conditioner` of an autoregressive layer must be an MLP\(...\).*got '
+        'ResidualNetwork.*without masks is not autoregressive.*ConditionalRealNVP'),
+    'autoregressive conditioner of your own': (
+        lambda: _autoregressive(conditioner=lambda m, n: None), TypeError,
+        r'must be an MLP\(...\).*got <function'),
+    'autoregressive mixing of halves': (
+        lambda: _autoregressive(mixing='alternate'), ValueError,
+        "`mixing` must be one of .'reverse', 'random', 'linear'.; got 'alternate'"),
     'empty chain': (lambda: tfpc.ConditionalChain([]), ValueError, 'at least one'),
     'chain of stock parts only': (
         lambda: tfpc.ConditionalChain([tfb.Tanh()]), ValueError, 'tfb.Chain'),

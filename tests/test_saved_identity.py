@@ -152,6 +152,11 @@ DIFFERENT = {
         lambda: tfpc.ConditionalMaskedAutoregressiveFlow(3, 3, 2, (4,)),
         lambda: tfpc.ConditionalMaskedAutoregressiveFlow(3, 3, 2, (4,), 'elu'),
         'activation'),
+    'autoregressive gates': (
+        lambda: tfpc.ConditionalMaskedAutoregressiveFlow(
+            3, 3, 2, conditioner=tfpc.MLP((4, 4))),
+        lambda: tfpc.ConditionalMaskedAutoregressiveFlow(
+            3, 3, 2, conditioner=tfpc.MLP((4, 4), conditioning='glu')), 'modulation'),
     'standardized': (
         lambda: tfpc.Standardized(coupling()),
         lambda: tfpc.Standardized(coupling(activation='elu')), 'activation'),

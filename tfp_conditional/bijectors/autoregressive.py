@@ -1,5 +1,7 @@
 """`ConditionalAutoregressive`: each unit given those before it."""
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 
@@ -7,6 +9,7 @@ from tfp_conditional.bijectors import coupling
 from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector
 from tfp_conditional.networks import made
+from tfp_conditional.networks import mlp
 
 
 class ConditionalAutoregressive(bijector.ConditionalBijector):
@@ -42,7 +45,7 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
 
     def __init__(self, event_size, condition_size, order=None,
                  hidden_layers=(128, 128), activation='relu', transformer='affine',
-                 dtype=tf.float32, seed=None, validate_args=False,
+                 conditioner=None, dtype=tf.float32, seed=None, validate_args=False,
                  name='conditional_autoregressive'):
         """Constructs the layer; its variables exist on return.
 
@@ -57,14 +60,16 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
           activation: its activation: a callable or a name, as in `tf.nn`.
           transformer: `'affine'`, `'additive'`, `'rational_quadratic'`, or a
             `Transformer`.
+          conditioner: an `MLP(...)`, which is given masks; no other network can be.
+            Default: `MLP(hidden_layers, activation)`.
           dtype: floating dtype.
           seed: `int` or TFP seed for the initial weights.
           validate_args: `bool`, whether to check that values are finite.
           name: `str`.
 
         Raises:
-          TypeError, ValueError: for an `order` that is no permutation, and for
-            sizes that are no positive integers.
+          TypeError, ValueError: for an `order` that is no permutation, for sizes
+            that are no positive integers, and for another `conditioner`.
         """
         parameters = dict(locals())
         self._transformer = coupling.get_transformer(transformer)
@@ -72,40 +77,62 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
             event_size, condition_size, dtype=dtype, validate_args=validate_args,
             parameters=parameters, name=name)
         self._order = _check_order(order, self.event_size)
+        if conditioner is None:
+            conditioner = mlp.MLP(hidden_layers, activation)
+        _check_conditioner(conditioner)
         with tf.name_scope(self.name):
             self._network = made.MADE(
                 self._order, self.condition_spec, self._transformer.num_parameters,
-                hidden_layers, activation, seed)
+                conditioner, seed)
         self._settings = settings.Settings(
             self.name, condition_size=self.condition_size, order=self._order,
-            transformer=self._transformer, hidden_layers=hidden_layers,
-            activation=activation)
+            transformer=self._transformer, hidden_layers=conditioner.hidden_layers,
+            activation=conditioner.activation, modulation=(
+                None if conditioner.conditioning == 'concatenate'
+                else conditioner.conditioning))
 
     def _forward_and_log_det(self, x, conditions):
-        network, size = self._network, self.event_size
-        state, weights = network.one_by_one(conditions, tf.shape(x)[:-1])
-        units = tf.reshape(tf.gather(x, self._order, axis=-1), [-1, size])
+        batch_shape, size = tf.shape(x)[:-1], self.event_size
+        network = self._network.one_by_one(conditions, batch_shape)
+        # Those of N rows, each [N, 1], in the order in which they come.
+        units = _reordered(tf.split(tf.reshape(x, [-1, size]), size, 1), self._order)
+        array = functools.partial(
+            tf.TensorArray, x.dtype, size, element_shape=units[0].shape)
+        xs = array().unstack(units)
 
-        def step(i, units, log_det, state):
-            # The next unit is the first, and goes to the end.
-            unit, unit_log_det = self._transformer.forward_and_log_det(
-                units[:, :1], network.next_parameters(state, *weights(i)))
-            new_state = network.reveal(unit, state, *weights(i))
-            return (i + 1,
-                    tf.ensure_shape(tf.concat([units[:, 1:], unit], 1), units.shape),
-                    tf.ensure_shape(log_det + unit_log_det[:, 0], log_det.shape),
-                    tf.ensure_shape(new_state, state.shape))
+        def step(i, known, ys, log_det):
+            y, unit_log_det = self._transformer.forward_and_log_det(
+                xs.read(i), network.parameters(i, known))
+            for part in (y, unit_log_det):   # A user's transformer may not know it.
+                part.set_shape(log_det.shape)
+            return (i + 1, network.reveal(i, y, known), ys.write(i, y),
+                    log_det + unit_log_det)
 
-        _, units, log_det, _ = tf.while_loop(
+        *_, ys, log_det = tf.while_loop(
             lambda i, *_: i < size, step,
-            (0, units, tf.zeros_like(units[:, 0]), state), maximum_iterations=size)
-        y = tf.gather(units, np.argsort(self._order), axis=-1)
-        return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, tf.shape(x)[:-1])
+            (0, network.nothing_known, array(), tf.zeros_like(units[0])),
+            maximum_iterations=size)
+        y = tf.concat(_reordered(tf.unstack(ys.stack()), np.argsort(self._order)), 1)
+        return tf.reshape(y, tf.shape(x)), tf.reshape(log_det, batch_shape)
 
     def _inverse_and_log_det(self, y, conditions):
         x, log_det = self._transformer.inverse_and_log_det(
             y, self._network(y, conditions))
         return x, tf.reduce_sum(log_det, -1)
+
+
+def _check_conditioner(conditioner):
+    """Raises for networks that have no masks, and for which nobody makes them."""
+    if type(conditioner) is not mlp.MLP:
+        raise TypeError(
+            '`conditioner` of an autoregressive layer must be an MLP(...), which is '
+            'given the masks that hide from each unit itself and those after it; got '
+            f'{conditioner!r}. A network without masks is not autoregressive: use one in '
+            'ConditionalRealNVP or ConditionalCoupling, where any will do.')
+
+
+def _reordered(parts, order):
+    return [parts[i] for i in order]
 
 
 def _check_order(order, event_size):

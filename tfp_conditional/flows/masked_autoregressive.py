@@ -6,9 +6,9 @@ import tensorflow as tf
 from tfp_conditional.bijectors import autoregressive
 from tfp_conditional.bijectors import chain
 from tfp_conditional.core import conditions as conditions_lib
-from tfp_conditional.core import seeds
-from tfp_conditional.flows import real_nvp
-from tfp_conditional.transformers import affine
+from tfp_conditional.flows import stack
+
+MIXING = ('reverse', 'random', 'linear')
 
 
 class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
@@ -20,8 +20,8 @@ class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
     need not, `tfpc.ConditionalChain([tfb.Invert(flow)])` is the inverse
     autoregressive flow (Kingma et al. 2016, arXiv 1606.04934).
 
-    A new flow is the identity, for every condition: the last layer of each
-    network starts at 0.
+    A new flow is the identity, or with `mixing='linear'` a permutation, for every
+    condition: the last layer of each network starts at 0.
 
     #### Shapes
 
@@ -50,7 +50,8 @@ class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
 
     def __init__(self, event_size, condition_size, num_layers=5,
                  hidden_layers=(128, 128), activation='relu', transformer='affine',
-                 dtype=tf.float32, seed=None, validate_args=False,
+                 mixing='reverse', act_norm=False, conditional_base=False,
+                 conditioner=None, dtype=tf.float32, seed=None, validate_args=False,
                  name='conditional_masked_autoregressive_flow'):
         """Constructs the flow; all its variables exist on return.
 
@@ -65,9 +66,22 @@ class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
             `Transformer`. The layers of `'affine'` together scale a unit by exp(8)
             at most, however many they are; for another bound give an
             `Affine(max_log_scale)`.
+          mixing: in which order units come. `'reverse'`: as they are and reversed, in
+            turn. `'random'`: a random order, then its reverse, then another random
+            order. `'linear'`: as `'reverse'`, with an `InvertibleLinear` between
+            layers. Permutations are variables that are not trained: what restores
+            the weights, into a flow of another seed too, restores the map.
+          act_norm: `bool`, whether an `ActNorm` stands on the data side of each
+            layer.
+          conditional_base: `bool`, whether noise is first shifted and scaled by
+            functions of the conditions, as if the base distribution had that
+            location and scale. With D = 1 the layers themselves do so.
+          conditioner: an `MLP(...)`, instead of `hidden_layers` and `activation`, which
+            each layer gives masks; no other network can be. See
+            `ConditionalAutoregressive`.
           dtype: floating dtype.
-          seed: `int` or TFP seed for the initial weights; layers get different
-            ones.
+          seed: `int` or TFP seed for the initial weights and random orders; layers
+            get different ones.
           validate_args: `bool`, whether to check that values are finite.
           name: `str`.
 
@@ -78,14 +92,18 @@ class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
         parameters = dict(locals())
         event_size = conditions_lib.positive_int(event_size, 'event_size')
         count = conditions_lib.positive_int(num_layers, 'num_layers')
-        if isinstance(transformer, str) and transformer == 'affine':
-            transformer = affine.Affine(real_nvp.TOTAL_LOG_SCALE / count)
-        entropy = seeds.resolve_seed(seed)
+        stack.check_mixing(mixing, MIXING)
+        transformer = stack.limited(transformer, count)
         order = np.arange(event_size)
-        with tf.name_scope(name):
-            layers = [autoregressive.ConditionalAutoregressive(
-                event_size, condition_size, order if i % 2 == 0 else order[::-1],
-                hidden_layers, activation, transformer, dtype, seed=(*entropy, i),
-                name=f'layer_{i}') for i in range(count)]
+
+        def make(i, **settings):
+            return autoregressive.ConditionalAutoregressive(
+                order=order if i % 2 == 0 else order[::-1], transformer=transformer,
+                conditioner=conditioner, **settings)
+
+        layers = stack.layers(
+            make, count, mixing, act_norm, conditional_base, conditioner, seed, name,
+            event_size=event_size, condition_size=condition_size,
+            hidden_layers=hidden_layers, activation=activation, dtype=dtype)
         super().__init__(layers, validate_args=validate_args, parameters=parameters,
                          name=name)

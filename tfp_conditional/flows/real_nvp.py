@@ -2,22 +2,11 @@
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_probability as tfp
 
 from tfp_conditional.bijectors import chain
 from tfp_conditional.bijectors import coupling
-from tfp_conditional.bijectors import mixing as mixing_lib
 from tfp_conditional.core import conditions as conditions_lib
-from tfp_conditional.core import seeds
-from tfp_conditional.networks import network
-from tfp_conditional.transformers import affine
-
-tfb = tfp.bijectors
-
-# The most that all affine layers together scale a unit by: exp(8), about 3000.
-# Below that float32 loses no more than three of its seven digits, and no number
-# of layers overflows. More fits no better, by measurement.
-TOTAL_LOG_SCALE = 8.
+from tfp_conditional.flows import stack
 
 MIXING = ('alternate', 'reverse', 'random', 'linear')
 
@@ -29,8 +18,8 @@ class ConditionalRealNVP(chain.ConditionalChain):
     transform every unit. With D = 1 there is no other unit to see, and every
     layer is a `ConditionalElementwise`.
 
-    A new flow is the identity, for every condition: the last layer of each
-    network starts at 0.
+    A new flow is the identity, or with `mixing='linear'` a permutation, for every
+    condition: the last layer of each network starts at 0.
 
     #### Shapes
 
@@ -100,73 +89,25 @@ class ConditionalRealNVP(chain.ConditionalChain):
         event_size = conditions_lib.positive_int(event_size, 'event_size')
         count = conditions_lib.positive_int(num_coupling_layers,
                                             'num_coupling_layers')
-        if mixing not in MIXING:
-            raise ValueError(f'`mixing` must be one of {list(MIXING)}; got '
-                             f'{mixing!r}.')
-        if isinstance(transformer, str) and transformer == 'affine':
-            times = count if event_size == 1 else (count + 1) // 2
-            transformer = affine.Affine(TOTAL_LOG_SCALE / times)
-        entropy = seeds.resolve_seed(seed)
-        common = dict(
+        stack.check_mixing(mixing, MIXING)
+        transformer = stack.limited(
+            transformer, count if event_size == 1 else (count + 1) // 2)
+        half = np.arange(event_size) < event_size // 2
+        other = half[::-1] if mixing == 'reverse' else ~half
+
+        def make(i, **settings):
+            mask = half if i % 2 == 0 else other
+            num_masked = int(np.sum(mask))
+            settings.update(transformer=transformer, conditioner=stack.conditioner_of(
+                conditioner, num_masked,
+                (event_size - num_masked) * transformer.num_parameters))
+            if event_size == 1:
+                return coupling.ConditionalElementwise(**settings)
+            return coupling.ConditionalCoupling(mask=mask, **settings)
+
+        layers = stack.layers(
+            make, count, mixing, act_norm, conditional_base, conditioner, seed, name,
             event_size=event_size, condition_size=condition_size,
             hidden_layers=hidden_layers, activation=activation, dtype=dtype)
-        rng, order = np.random.default_rng((*entropy, count)), np.arange(event_size)
-        layers = []
-        with tf.name_scope(name):
-            for i, mask in enumerate(_masks(mixing, event_size, count)):
-                settings = dict(
-                    common, transformer=transformer, seed=(*entropy, i),
-                    name=f'layer_{i}', conditioner=_conditioner(
-                        conditioner, mask, coupling.get_transformer(transformer)))
-                if mixing == 'random' and i % 2 == 0:
-                    old, order = order, rng.permutation(event_size)
-                    layers.append(_permute(old, order, f'permute_{i}'))
-                if mixing == 'linear' and i:
-                    layers.append(mixing_lib.InvertibleLinear(
-                        event_size, dtype=dtype, seed=(*entropy, i, 1),
-                        name=f'linear_{i}'))
-                if act_norm:
-                    layers.append(mixing_lib.ActNorm(event_size, dtype=dtype,
-                                                     name=f'act_norm_{i}'))
-                if event_size == 1:
-                    layers.append(coupling.ConditionalElementwise(**settings))
-                else:
-                    layers.append(coupling.ConditionalCoupling(mask=mask,
-                                                               **settings))
-            if mixing == 'random':
-                layers.append(_permute(order, np.arange(event_size), 'permute'))
-            if conditional_base:
-                base = affine.Affine()
-                layers.append(coupling.ConditionalElementwise(
-                    **common, transformer=base, seed=(*entropy, count, 1),
-                    name='base', conditioner=_conditioner(
-                        conditioner, np.zeros(event_size, bool), base)))
         super().__init__(layers, validate_args=validate_args, parameters=parameters,
                          name=name)
-
-
-def _masks(mixing, event_size, count):
-    """The units that each layer sees."""
-    half = np.arange(event_size) < event_size // 2
-    other = half[::-1] if mixing == 'reverse' else ~half
-    return [half if i % 2 == 0 else other for i in range(count)]
-
-
-def _permute(old, new, name):
-    """Moves each unit of the data from its place in `old` to that in `new`."""
-    # GPUs hold no variables of int32.
-    return tfb.Permute(tf.Variable(new[np.argsort(old)], trainable=False,
-                                   dtype=tf.int64, name='permutation'), name=name)
-
-
-def _conditioner(conditioner, mask, transformer):
-    """What a layer is given for the `conditioner` of the flow."""
-    if conditioner is None or isinstance(conditioner, network.Conditioner):
-        return conditioner
-    if not callable(conditioner):
-        raise TypeError(
-            '`conditioner` must be an MLP(...), a ResidualNetwork(...) or a '
-            'function (input_size, output_size) -> conditioner; got '
-            f'{conditioner!r}.')
-    units = int(np.sum(~mask))
-    return conditioner(len(mask) - units, units * transformer.num_parameters)

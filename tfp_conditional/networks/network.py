@@ -91,11 +91,12 @@ class Initializer:
     def __init__(self, dtype, seed):
         self._dtype, self._rng = dtype, np.random.default_rng(seeds.resolve_seed(seed))
 
-    def kernel(self, shape, label, fan_in=None):
-        """He-normal."""
-        initial = self._rng.normal(scale=np.sqrt(2. / (fan_in or shape[0])),
-                                   size=shape)
-        return tf.Variable(tf.cast(initial, self._dtype), name=label)
+    def kernel(self, shape, label, fan_in=None, mask=True):
+        """He-normal, 0 where `mask` is not."""
+        fan_in = shape[0] if fan_in is None else fan_in
+        initial = self._rng.normal(scale=np.sqrt(2. / fan_in), size=shape)
+        return tf.Variable(tf.cast(np.where(mask, initial, 0.), self._dtype),
+                           name=label)
 
     def zeros(self, shape, label):
         return tf.Variable(tf.zeros(shape, self._dtype), name=label)
