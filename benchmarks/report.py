@@ -99,7 +99,7 @@ def panels(count, columns=3, size=(4., 3.4), **arguments):
 def log_ticks(axis):
     """Plain numbers, enough of them, on an axis of logarithmic scale."""
     low, high = axis.get_view_interval()
-    for steps in ([1.], [1., 2., 5.], np.arange(1., 10.)):
+    for steps in ([1.], [1., 2., 5.], [1., 1.5, 2., 3., 5., 7.]):
         ticks = np.outer(10.**np.arange(-12, 13), steps)
         axis.set_major_locator(plt.LogLocator(subs=steps))
         if np.sum((low <= ticks) & (ticks <= high)) >= 3:
