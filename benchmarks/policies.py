@@ -41,16 +41,14 @@ ONE_THREAD = {
 class Ours:
     """`LatentSpacePolicy` and `SoftActorCritic`."""
 
-    def __init__(self, kind, env, seed, bounded=True, **settings):
+    def __init__(self, kind, env, seed, **settings):
         import tfp_conditional as tfpc
         from tfp_conditional import rl
         flow = None if kind == FLOW else functools.partial(
             tfpc.ConditionalElementwise, hidden_layers=(256, 256), seed=seed)
-        space = env.action_space if bounded else int(np.prod(env.action_space.shape))
         self._rl, self._seed = rl, seed
         self.policy = rl.LatentSpacePolicy(
-            env.observation_space, space, flow=flow,
-            squash='tanh' if bounded else None, seed=seed)
+            env.observation_space, env.action_space, flow=flow, seed=seed)
         self.learner = rl.SoftActorCritic(self.policy, seed=seed, **settings)
 
     def act(self, observations, deterministic=False):
@@ -78,7 +76,7 @@ class Ours:
 class StableBaselines3:
     """Its soft actor-critic."""
 
-    def __init__(self, kind, env, seed, bounded=True, learning_rate=3e-4, discount=0.99,
+    def __init__(self, kind, env, seed, learning_rate=3e-4, discount=0.99,
                  hidden_layers=(256, 256), temperature=None, initial_temperature=1.,
                  target_entropy='auto'):
         import stable_baselines3
@@ -170,18 +168,15 @@ def sparse(kind, seed, quick):
     """A goal behind a pillar, and no other reward: 18,000 steps in all."""
     from tfp_conditional.rl import hierarchy
     from tfp_conditional.rl import point_mass
-    task = point_mass.PointMass(
-        goals=[[6., 6.]], pillars=[[3., 3.]], start=[-3., -3.], steps=60, distance=0.,
-        cost=0.05)
+    task, walk = point_mass.hidden_goal(), point_mass.walk()
     steps, repeat = 40 if quick else 3000, 5
     warm_up = steps // 6
     settings = dict(learning_rate=1e-3, discount=0.95, hidden_layers=(128, 128))
-    below, _, above = kind.partition(' below')
-    if not _ and not above:
+    below, is_stack, _ = kind.partition(' below')
+    if not is_stack:
         one = agent(kind, task, seed, temperature=0.1, **settings)
         at, returns = one.learn(task, (1 + repeat) * steps, task, steps // 2, warm_up)
         return dict(steps=at, returns=returns, last=returns[-1])
-    walk = point_mass.PointMass(goals=(), start=None, cost=0., pace=10.)
     lower = Ours(below, walk, seed, temperature=0.5, **settings)
     lower.learn(walk, steps, None, steps, warm_up)
     latents = np.random.default_rng(0).normal(size=[2000, 2])

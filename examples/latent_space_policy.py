@@ -33,21 +33,9 @@ TARGET = 8.           # The goal is worth 10, less what the way costs.
 NOISE = tfp.distributions.MultivariateNormalDiag(tf.zeros(2))
 
 
-def make_walk():
-    """The lower level's task: keep moving, wherever to."""
-    return point_mass.PointMass(goals=(), start=None, cost=0., pace=10.)
-
-
-def make_task():
-    """The task: a goal in one corner, a pillar before it, the start in another."""
-    return point_mass.PointMass(
-        goals=[[6., 6.]], pillars=[[3., 3.]], start=[-3., -3.], steps=60, distance=0.,
-        cost=0.05)
-
-
 def make_policies(seed):
     """The lower policy, the higher one, and both as one."""
-    task = make_task()
+    task = point_mass.hidden_goal()
     lower = rl.LatentSpacePolicy(task.observation_space, task.action_space, seed=seed)
     # Latents have no bounds; that the lower level knows those near 0 best is said by
     # the prior of `learn`.
@@ -116,7 +104,7 @@ def draw(path, histories, lower, walks):
             part.scatter(*points.T, c=angle, cmap='hsv', s=3)
             part.set(title=title, aspect='equal')
 
-        task = make_task()
+        task = point_mass.hidden_goal()
         for label, lines in reversed(walks.items()):
             for i, line in enumerate(lines):
                 axes[3].plot(*line.T, color=colours[label], linewidth=0.8,
@@ -171,10 +159,10 @@ def main(arguments=None):
     if args.verify:
         return 0 if verify(args.out, args.seed) else 1
 
-    start, task = time.time(), make_task()
+    start, task = time.time(), point_mass.hidden_goal()
     args.out.mkdir(parents=True, exist_ok=True)
     lower, upper, policy = make_policies(args.seed)
-    learn('Lower level: walking', lower, make_walk(), args.steps, args.seed,
+    learn('Lower level: walking', lower, point_mass.walk(), args.steps, args.seed,
           temperature=0.5)
     env = hierarchy.LatentActions(task, lower, repeat=REPEAT)
     higher = learn('Higher level: the task, by latents', upper, env, args.steps,
@@ -191,7 +179,7 @@ def main(arguments=None):
          {'hierarchy': paths(policy, task, 20, seed=1000),
           'flat': paths(flat_policy, task, 5, seed=1000)})
 
-    observations = make_walk().observation_space.low * np.random.default_rng(
+    observations = point_mass.walk().observation_space.low * np.random.default_rng(
         args.seed).uniform(-1., 1., [1000, 2]).astype(np.float32)
     actions = policy.sample(observations)
     np.savez(args.out / 'samples.npz', observations=observations, actions=actions,

@@ -21,15 +21,12 @@ def main(arguments=None):
     parser.add_argument('--steps', type=int, default=3000, help='of each level')
     steps = parser.parse_args(arguments).steps
 
-    walk = point_mass.PointMass(goals=(), start=None, cost=0., pace=10.)
+    walk, task = point_mass.walk(), point_mass.hidden_goal()
     lower = rl.LatentSpacePolicy(walk.observation_space, walk.action_space, seed=0)
     learner = rl.SoftActorCritic(lower, hidden_layers=(128, 128), learning_rate=1e-3,
                                  discount=0.9, temperature=0.5, seed=0)
     rl.train(walk, learner, steps, warm_up=steps // 6, seed=0)
 
-    task = point_mass.PointMass(
-        goals=[[6., 6.]], pillars=[[3., 3.]], start=[-3., -3.], steps=60, distance=0.,
-        cost=0.05)
     env = hierarchy.LatentActions(task, lower, repeat=5)
     upper = stable_baselines3.SAC(
         'MlpPolicy', env, learning_rate=1e-3, gamma=0.95, ent_coef=0.1,

@@ -77,3 +77,14 @@ class PointMass(gymnasium.Env):
         return (self._position.copy(), float(reward), reached or crashed,
                 self._count >= self.steps,
                 {'goal': int(gaps.argmin()) if reached else None, 'crashed': crashed})
+
+
+def walk():
+    """The task of a lower level: to keep moving, wherever to."""
+    return PointMass(goals=(), start=None, cost=0., pace=10.)
+
+
+def hidden_goal():
+    """A task of the level above: a goal behind a pillar, and no reward but there."""
+    return PointMass(goals=[[6., 6.]], pillars=[[3., 3.]], start=[-3., -3.], steps=60,
+                     distance=0., cost=0.05)
