@@ -17,23 +17,18 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 # pylint: disable=wrong-import-position
 import argparse
-import concurrent.futures
 import functools
 import json
 import pathlib
-import subprocess
-import sys
 import time
 
 import numpy as np
-import tqdm
+
+import processes
 
 FLOW, GAUSSIAN, SB3 = 'flow', 'Gaussian', 'Stable-Baselines3'
 EPISODES = 20
 PILLARS = ((1.5, 1.5), (-1.5, 1.5), (-1.5, -1.5), (1.5, -1.5))
-ONE_THREAD = {
-    'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1', 'TF_NUM_INTRAOP_THREADS': '1',
-    'TF_NUM_INTEROP_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''}
 
 
 # What learns. Each has act(observations, deterministic) and learn(...).
@@ -185,7 +180,8 @@ def sparse(kind, seed, quick):
     upper = Ours(FLOW, env, seed, temperature=0.1, **settings)
     at, returns = upper.learn(env, steps, env, max(1, steps // 8), warm_up)
     return dict(steps=[steps + repeat * step for step in at], returns=returns,
-                last=returns[-1], pace_error=float(np.sqrt(np.mean((paces - 0.9)**2))))
+                last=returns[-1], pace_error=float(np.sqrt(np.mean(
+                    (paces - point_mass.PACE)**2))))
 
 
 def cloning(kind, seed, quick):
@@ -288,28 +284,13 @@ def path(arguments, name, kind, seed):
         ' ', '_')
 
 
-def run_process(arguments, name, kind, seed):
-    """Runs this script for one run alone; returns why it failed, or `None`."""
-    process = subprocess.run(
-        [sys.executable, __file__, '--out', str(arguments.out), '--run', name, kind,
-         str(seed), *['--quick'] * arguments.quick],
-        env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False)
-    return process.stderr.strip().splitlines()[-1] if process.returncode else None
-
-
 def run_all(arguments):
     """Runs what is not stored; returns (experiment, kind) -> why it failed."""
     (arguments.out / 'policy_runs').mkdir(parents=True, exist_ok=True)
-    left = [run for run in schedule(arguments) if not path(arguments, *run).exists()]
-    failed = {}
-    with concurrent.futures.ThreadPoolExecutor(arguments.workers) as pool, tqdm.tqdm(
-            total=len(left), desc='runs') as bar:
-        futures = {pool.submit(run_process, arguments, *run): run for run in left}
-        for future in concurrent.futures.as_completed(futures):
-            bar.update()
-            if future.result() is not None:
-                failed.setdefault(futures[future][:2], future.result())
-    return failed
+    return processes.run_all([(run[:2], [
+        __file__, '--out', arguments.out, '--run', *run, *['--quick'] * arguments.quick])
+                              for run in schedule(arguments)
+                              if not path(arguments, *run).exists()], arguments.workers)
 
 
 def main():
@@ -326,10 +307,7 @@ def main():
         name, kind, seed = arguments.run
         result = dict(experiment=name, kind=kind, seed=int(seed), **EXPERIMENTS[name][0](
             kind=kind, seed=int(seed), quick=arguments.quick))
-        file = path(arguments, name, kind, seed)
-        part = file.with_suffix('.part')
-        part.write_text(json.dumps(result, indent=1), encoding='utf-8')
-        part.replace(file)
+        processes.store(path(arguments, name, kind, seed), result)
         return
     failed = run_all(arguments)
     import policies_report   # No run needs what it imports.

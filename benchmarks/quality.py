@@ -22,26 +22,18 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 # pylint: disable=wrong-import-position
 import argparse
-import concurrent.futures
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
 import time
 
 import numpy as np
-import tqdm
 
 from peers import MODELS, load
+import processes
 import tasks
 
 SEEDS = 5
-SINGLE_THREADED = {
-    **dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS',
-                     'TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'NPROC'), '1'),
-    'XLA_FLAGS': '--xla_cpu_multi_thread_eigen=false', 'CUDA_VISIBLE_DEVICES': '',
-    'JAX_PLATFORMS': 'cpu'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,38 +155,18 @@ def stored(file, model, task, protocol):
     return result if {name: result.get(name) for name in key} == key else None
 
 
-def run_process(arguments, file, model, task, seed):
-    """Runs this script for one run alone; returns why it failed, or `None`."""
-    process = subprocess.run(
-        [sys.executable, __file__, '--out', str(arguments.out), '--workers', '0',
-         '--packages', model.name, '--tasks', task.name, '--seeds', str(seed),
-         '--no-report', *['--quick'] * arguments.quick],
-        env={**os.environ, **SINGLE_THREADED}, capture_output=True, text=True,
-        check=False)
-    return process.stderr.strip().splitlines()[-1] if process.returncode else None
-
-
 def run_all(arguments, runs, protocol):
     """Runs what is not stored; returns name of package -> why it failed."""
     left = [item for item in runs if stored(*item[:3], protocol) is None]
-    failed = {}
-    if not arguments.workers:
-        for file, *what in left:
-            # Replaced at once, so that a kill leaves none by halves.
-            part = file.with_suffix('.part')
-            part.write_text(json.dumps(run(*what, protocol), indent=1), encoding='utf-8')
-            part.replace(file)
-        return failed
-    with concurrent.futures.ThreadPoolExecutor(arguments.workers) as pool, tqdm.tqdm(
-            total=len(left), desc='runs') as bar:
-        futures = {pool.submit(run_process, arguments, *item): item for item in left}
-        for future in concurrent.futures.as_completed(futures):
-            file, model, *_ = futures[future]
-            bar.set_postfix_str(file.stem)
-            bar.update()
-            if future.result() is not None:
-                failed.setdefault(model.name, future.result())
-    return failed
+    if arguments.workers:
+        return processes.run_all([(model.name, [
+            __file__, '--out', arguments.out, '--workers', 0, '--packages', model.name,
+            '--tasks', task.name, '--seeds', seed, '--no-report',
+            *['--quick'] * arguments.quick])
+                                  for _, model, task, seed in left], arguments.workers)
+    for file, *what in left:
+        processes.store(file, run(*what, protocol))
+    return {}
 
 
 def main():

@@ -63,9 +63,9 @@ def main(arguments=None):
     tfpc.fit(policy.distribution, actions, states, epochs=args.epochs,
              validation_split=0.1, seed=0)
 
-    new, _ = demonstrate(500, np.random.default_rng(1))
+    new, demonstrated = demonstrate(500, np.random.default_rng(1))
     ways_of_acting = {
-        'demonstrator': demonstrate(500, np.random.default_rng(1))[1],
+        'demonstrator': demonstrated,
         'flow, at random': policy.act(new, seed=0),
         'flow, densest of 32': policy.act(new, 'densest', seed=0),
         'flow, latents 0': policy.act(new, 'zero'),
