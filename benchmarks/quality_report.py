@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from peers import LINEAR, MODELS, OURS, ZUKO_DEFAULTS
+import published
 import report
 import tasks
 from tfp_conditional import calibration, plot
@@ -131,6 +132,24 @@ def measured_lines(parts):
     return lines
 
 
+def published_lines(parts):
+    """C2ST by the protocol of sbibm, beside what others published."""
+    own = published.Published.protocol
+    texts = pd.DataFrame([
+        {'': task.name, 'model': name, 'text': text}
+        for task, part in parts for name, text in [
+            *((name, f'{spread(runs["c2st"])} ({median(runs["cpu_seconds"])} s)')
+              for name, runs in part.groupby('model')),
+            *((name, f'{value:.3f}') for name, value in task.anchors.items())]])
+    texts['model'] = pd.Categorical(
+        texts['model'], [*MODELS, published.NPE, published.BEST])
+    return [
+        f'## Published benchmark\n\nMean C2ST of {own["observations"]} observations, '
+        f'{own["samples"]} draws of each side; CPU seconds of a fit. Published: '
+        'Lueckmann et al. 2021; the best that is known of so many simulations, by '
+        'transformers on a GPU or by sequential estimation.\n', report.pivot(texts, [''], 'model')]
+
+
 def to_markdown(environment, protocol, found, failed):
     """The report of all tasks that were run."""
     frame = frame_of(found)
@@ -152,6 +171,8 @@ def to_markdown(environment, protocol, found, failed):
             family, {'': ('gap', spread)})]
     if measured:
         parts += measured_lines(measured)
+    if asked := by_task(frame, published.TASKS.values()):
+        parts += published_lines(asked)
     return '\n'.join([
         *parts, *(line for pair in by_task(frame) for line in section(*pair)),
         *(f'Not measured: {name}: {reason}\n' for name, reason in failed.items())])

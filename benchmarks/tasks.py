@@ -44,9 +44,10 @@ class Simulated:
       optimum: `float`, E[-log p(theta | x)], the least mean loss there is.
       simulations: `int`, those that a model is fitted to, a tenth for validation.
       batch_size: `None`; each package has its own.
+      protocol: `dict`, of what a `quality.Protocol` must be for it alone.
     """
 
-    simulations, batch_size = 10_000, None
+    simulations, batch_size, protocol = 10_000, None, {}
 
     def data(self, seed, count=None, test_count=20_000):
         """`Data`, of `simulations` if `count` is `None`; test draws are ever the same.
@@ -59,6 +60,17 @@ class Simulated:
         held = max(count // 10, min(30, count // 2))
         return Data((theta[held:], x[held:]), (theta[:held], x[:held]),
                     self.simulate(test_count, np.random.default_rng([0, 1])))
+
+    def observed(self, count, samples, test):
+        """Pairs of an observation `[S]` and draws `[samples, D]` of its posterior."""
+        for i in range(count):
+            yield test[1][i], self.sample_posterior(
+                test[1][i], samples, np.random.default_rng([i, 2]))
+
+    @staticmethod
+    def accepted(draw, count):
+        """So many of the rows that `draw(n)` gives."""
+        return draw(count)
 
 
 class TwoMoons(Simulated):

@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 # pylint: disable=wrong-import-position
 from peers import LINEAR, MODELS
+import published
 import quality
 import quality_report
 import tasks
@@ -198,6 +199,38 @@ def test_family_and_tables_share_a_table_each():
     assert '| iris | -2.333 | -4.500 |' in text
     assert "against 'zuko, its defaults', fold by fold: 2 wins, 2 losses" in text
     assert text.count('## ') == 2
+
+
+def test_simulator_of_the_published_bernoulli_glm_has_its_reference_posterior():
+    # Draws of a posterior have a mean score of 0 (Stein's identity).
+    task = published.TASKS['sbibm: Bernoulli GLM raw, N = 1000']
+    try:
+        observed = list(task.observed(10, 10_000, None))
+    except ImportError as error:
+        pytest.skip(str(error))
+    glm = task.simulator
+    for x, theta in observed:
+        rates = 1. / (1. + np.exp(-theta @ glm._design.T))
+        scores = (x - rates) @ glm._design - theta @ np.linalg.inv(glm._prior)
+        # Of a chain, if a thinned one.
+        assert (np.abs(scores.mean(axis=0)) < 6. * scores.std(axis=0) / 100.).all()
+
+
+def test_draws_outside_of_a_published_prior_are_drawn_again():
+    task = published.TASKS['sbibm: two moons, N = 1000']
+    theta = np.array([[0., 1.1], [0.5, -1.], [-1.2, 0.], [0.1, 0.2]])
+    np.testing.assert_array_equal(
+        task.accepted(lambda n: theta[:n], 2), theta[[1, 3]])
+    with pytest.raises(ValueError, match='of 4 draws only 0 lie within'):
+        task.accepted(lambda n: theta[:n] + 5., 2)
+
+
+def test_published_tasks_have_a_table_beside_what_was_published():
+    name = 'sbibm: two moons, N = 10000'
+    text = quality_report.to_markdown({}, quality.Protocol(), [dict(
+        task=name, model='zuko', seed=0, loss=1., c2st=[0.5, 0.6], seconds=1.,
+        cpu_seconds=2., epochs=1, parameters=1)], {})
+    assert f'| {name} | 0.550 (2.0 s) | 0.606 | 0.522 |' in text
 
 
 def test_runs_of_so_many_simulations_are_read_again(tmp_path):
