@@ -16,7 +16,7 @@ ROOT = pathlib.Path(tfpc.__file__).parent
 ORDER = {
     '_version': (),
     'core': ('_tfp', 'seeds', 'dropout', 'progress', 'compiled', 'one_pass',
-             'conditions', 'bijector', 'distribution'),
+             'conditions', 'bijector', 'serving', 'distribution'),
     'transformers': ('transformer', 'affine', 'spline'),
     'networks': ('network', 'mlp', 'residual', 'made', 'custom', 'template'),
     'bijectors': ('settings', 'coupling', 'autoregressive', 'unconditional', 'mixing',
