@@ -10,16 +10,6 @@ SEED = tf.TensorSpec([2], tf.int32)
 _COUNT = tf.TensorSpec([], tf.int32)
 
 
-def function(run):
-    """`run` as a `tf.function` that is not inlined into whatever calls it.
-
-    Inlined it would not give the same values bit for bit: TensorFlow reorders sums where
-    shapes are known.
-    """
-    return tf.function(run, autograph=False,
-                       experimental_attributes={'_noinline': True})
-
-
 def fresh_seed():
     """A seed `[2]` that is another in each process, and at each run."""
     # The operation itself: its seed of 0 is fresh in each process, where that of a
@@ -30,6 +20,11 @@ def fresh_seed():
 
 class Methods:
     """The methods of a distribution for a SavedModel, and their signatures.
+
+    Values are the same bit for bit as of eager calls, which run the same graph. So
+    `functions` are not inlined into whatever calls them: TensorFlow reorders sums where
+    shapes are known. And what signatures call is: TensorFlow optimises a function in a
+    function twice, and fuses other operations.
 
     Args:
       flow: its bijector, without the conditions that it may have been given.
@@ -49,32 +44,28 @@ class Methods:
                             [flow.condition_signature([None])])
         size = [flow.event_size]
         self._latents, self._events = size, flow.forward_event_shape(size).as_list()
-        self.functions = {
+        calls = {
             'sample': self._of_seed('sample'),
             'sample_and_log_prob': self._of_seed('sample_and_log_prob'),
-            'log_prob': self._of_value(functools.partial(density, 'log_prob'),
-                                       self._events),
+            'log_prob': self._of_value(functools.partial(density, 'log_prob')),
             'forward': self._of_value(lambda x, *leaves: flow.forward(
-                x, **kwargs_of(leaves)), self._latents),
+                x, **kwargs_of(leaves))),
             'inverse': self._of_value(lambda y, *leaves: flow.inverse(
-                y, **kwargs_of(leaves)), self._events)}
+                y, **kwargs_of(leaves)))}
+        self._calls = {name: tf.function(call, autograph=False)
+                       for name, call in calls.items()}
+        self.functions = {name: self._traced(name) for name in calls}
 
     def _leaves(self, conditions):
         return (self._given() if self._given is not None else
                 tf.nest.flatten(self._flow.check_conditions(*conditions)))
 
-    def _of_value(self, run, event_shape):
-        call = function(lambda value, *conditions: run(value, *self._leaves(conditions)))
-        for shape in (self._batch, [None, *self._batch]):
-            call.get_concrete_function(
-                tf.TensorSpec([*shape, *event_shape], self._flow.dtype),
-                *self._conditions)
-        return call
+    def _of_value(self, run):
+        return lambda value, *conditions: run(value, *self._leaves(conditions))
 
     def _of_seed(self, method):
         def run(n, seed, *conditions):
             leaves = self._leaves(conditions)
-            seed = fresh_seed() if seed is None else seed
             shape = (self._flow.batch_shape_tensor_of(leaves) if leaves else
                      tf.zeros([0], tf.int32))
             if self._base_batch.rank:
@@ -83,13 +74,28 @@ class Methods:
             shapes = ((n, shape) if self._base_batch.rank else
                       (tf.concat([n, shape], 0), none))
             return self._draw(method, seed, *shapes, *leaves)
+        return run
 
-        call = function(
-            (lambda n, conditions, seed=None: run(n, seed, conditions))
-            if self._conditions else lambda n, seed=None: run(n, seed))
-        for seed in ({}, {'seed': SEED}):
-            call.get_concrete_function(_COUNT, *self._conditions, **seed)
-        return call
+    def _traced(self, name):
+        """The `tf.function` that a SavedModel has for Python."""
+        call = self._calls[name]
+        function = functools.partial(tf.function, autograph=False,
+                                     experimental_attributes={'_noinline': True})
+        if name in ('sample', 'sample_and_log_prob'):
+            def draw(n, seed, *conditions):
+                return call(n, fresh_seed() if seed is None else seed, *conditions)
+            traced = function(
+                (lambda n, conditions, seed=None: draw(n, seed, conditions))
+                if self._conditions else lambda n, seed=None: draw(n, seed))
+            for seed in ({}, {'seed': SEED}):
+                traced.get_concrete_function(_COUNT, *self._conditions, **seed)
+            return traced
+        traced = function(lambda value, *conditions: call(value, *conditions))
+        event = self._latents if name == 'forward' else self._events
+        for shape in (self._batch, [None, *self._batch]):
+            traced.get_concrete_function(
+                tf.TensorSpec([*shape, *event], self._flow.dtype), *self._conditions)
+        return traced
 
     def signatures(self):
         """Name -> concrete function; see `ConditionalTransformedDistribution.export`."""
@@ -98,22 +104,24 @@ class Methods:
         events, latents = (tf.TensorSpec([*batch, *shape], self._flow.dtype)
                            for shape in (self._events, self._latents))
         conditions = {'conditions': part for part in self._conditions}
-        sample, both, log_prob, forward, inverse = self.functions.values()
+        sample, both, log_prob, forward, inverse = self._calls.values()
         found = {
             'log_prob': signature(log_prob, ['log_probs'], events=events, **conditions),
             'forward': signature(forward, ['events'], latents=latents, **conditions),
             'inverse': signature(inverse, ['latents'], events=events, **conditions)}
         for name, call, outputs in [('sample', sample, ['samples']), (
                 'sample_and_log_prob', both, ['samples', 'log_probs'])]:
-            found[name] = signature(call, outputs, n=_COUNT, **conditions)
-            found[f'{name}_with_seed'] = signature(
-                call, outputs, n=_COUNT, **conditions, seed=SEED)
+            found[name] = signature(
+                lambda n, *rest, call=call: call(n, fresh_seed(), *rest), outputs,
+                n=_COUNT, **conditions)
+            found[f'{name}_with_seed'] = signature(call, outputs, n=_COUNT, seed=SEED,
+                                                   **conditions)
         if conditions:
             # Its only input and its outputs have the batch axis first, as servers want
             # that join requests in batches.
             found['serving_default'] = signature(
                 lambda conditions: [part[0] for part in both(
-                    tf.constant(1), conditions)],
+                    tf.constant(1), fresh_seed(), conditions)],
                 ['samples', 'log_probs'], **conditions)
         return found
 
