@@ -404,7 +404,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         if dropout.is_training():
             raise RuntimeError('`export` must be called outside of `training()`: its '
                                'dropout would be exported.')
-        methods = self._methods()
+        path, methods = serving.checked_path(path), self._methods()
         serving.save(path, [self.distribution, self.bijector], methods.functions,
                      methods.signatures())
 

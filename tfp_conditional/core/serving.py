@@ -162,36 +162,41 @@ def _names(label, nest):
     return [name for key, part in parts for name in _names(f'{label}_{key}', part)]
 
 
-def save(path, parts, functions, signatures):
-    """Writes a SavedModel, which stands at `path` when it is whole, and not before.
-
-    Args:
-      path: of a directory. A SavedModel that is there is replaced.
-      parts: objects that hold the variables of the functions.
-      functions: `dict` of name -> `tf.function`, for Python.
-      signatures: `dict` of name -> concrete function, for servers.
-
-    Raises:
-      ValueError: for a path at which something else stands.
-    """
+def checked_path(path):
+    """The path of a SavedModel to write; raises where something else stands."""
     path, files = os.fspath(path).rstrip('/'), tf.io.gfile
-    part, old = f'{path}.part', f'{path}.old'
     if files.exists(path) and not (files.isdir(path) and (
             not files.listdir(path) or files.exists(f'{path}/saved_model.pb'))):
         raise ValueError(
             '`path` must be that of a directory to make, or of a SavedModel to replace; '
-            f'{path!r} is ' + ('a directory of other files.' if files.isdir(path) else
-                               'a file.'))
+            f'{path!r} is a ' + ('directory of other files.' if files.isdir(path) else
+                                 'file.'))
+    return path
+
+
+def save(path, parts, functions, signatures):
+    """Writes a SavedModel, which stands at `path` when it is whole, and not before.
+
+    Args:
+      path: what `checked_path` returned.
+      parts: objects that hold the variables of the functions.
+      functions: `dict` of name -> `tf.function`, for Python.
+      signatures: `dict` of name -> concrete function, for servers.
+    """
     module = tf.Module()
     module.parts = tuple(parts)
     for name, call in functions.items():
         setattr(module, name, call)
-    for rest in (part, old):    # Of an export that was killed.
-        if files.exists(rest) and (rest == part or files.exists(path)):
-            files.rmtree(rest)
+    part, old = f'{path}.part', f'{path}.old'
+    _remove(part)    # Of an export that was killed.
     tf.saved_model.save(module, part, signatures=signatures)
-    if files.exists(path):
-        files.rename(path, old)
-    files.rename(part, path)
-    if files.exists(old):
-        files.rmtree(old)
+    if tf.io.gfile.exists(path):
+        _remove(old)
+        tf.io.gfile.rename(path, old)
+    tf.io.gfile.rename(part, path)
+    _remove(old)
+
+
+def _remove(path):
+    if tf.io.gfile.exists(path):
+        tf.io.gfile.rmtree(path)
