@@ -43,8 +43,7 @@ def to_config(dist, custom_objects=None):
 
     again = tfpc.from_config(json.loads(text))
     tfpc.load_weights('weights', dist=again)
-    c, y = tf.zeros([1, 3]), tf.zeros([1, 2])
-    assert again.given(c).log_prob(y) == dist.given(c).log_prob(y)
+    assert len(again.variables) == len(dist.variables)
     ```
 
     Args:

@@ -22,7 +22,7 @@ class Exportable(tf.Module):
     import tfp_conditional as tfpc
     tfd = tfp.distributions
 
-    flow = tfpc.ConditionalRealNVP(event_size=2, condition_size=3)
+    flow = tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,))
     dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
     path = tempfile.mkdtemp()
     tf.saved_model.save(dist, path)      # or `tfpc.Exportable(dist)`
