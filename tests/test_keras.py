@@ -424,7 +424,7 @@ NO_CONFIG = {
     'coupling_conditioner_in_closure': 'conditioner',
     'coupling_template_conditioner': 'conditioner',
     'elementwise_own_transformer': 'transformer', 'embedding': 'embedding',
-    'own_bijector': 'bijector', 'chain_with_conditioned': r'bijectors\[0\]'}
+    'own_bijector': 'bijector'}
 
 
 def catalogued(name):
