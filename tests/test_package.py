@@ -16,19 +16,19 @@ ROOT = pathlib.Path(tfpc.__file__).parent
 ORDER = {
     '_version': (),
     'core': ('_tfp', 'seeds', 'dropout', 'progress', 'compiled', 'one_pass',
-             'conditions', 'bijector', 'distribution'),
+             'conditions', 'bijector', 'serving', 'distribution'),
     'transformers': ('transformer', 'affine', 'spline'),
     'networks': ('network', 'mlp', 'residual', 'made', 'custom', 'template'),
     'bijectors': ('settings', 'coupling', 'autoregressive', 'unconditional', 'mixing',
                   'squash', 'bounds', 'tails', 'gaussianization', 'steps', 'adapt',
                   'chain', 'regression', 'standardize', 'embedding', 'support'),
     'flows': ('stack', 'real_nvp', 'masked_autoregressive', 'density'),
-    'export': (),
+    'export': (), 'config': (), 'weights': (),
     'fitting': ('data', 'optimizer', 'training', 'validation', 'checkpoint', 'fit'),
     'calibration': (), 'plot': (),
     'testing': ('subject', 'check', 'values', 'state', 'densities', 'checks',
                 'strategies'),
-    'keras': ('config', 'layer', 'model', 'tf_keras'),
+    'keras': ('layer', 'model', 'tf_keras'),
     'rl': ('spaces', 'features', 'actor', 'policy', 'replay', 'soft_actor_critic',
            'environments', 'training', 'hierarchy', 'point_mass'),
 }
@@ -45,7 +45,8 @@ PUBLIC = {
     'MLP', 'RationalQuadratic', 'ResidualNetwork', 'SoftBounds', 'Squash',
     'Standardized', 'Tails', 'Transformer',
     'conditional_density', 'conditional_real_nvp_template', 'exportable', 'fit',
-    'given', 'support_bijector', 'training',
+    'from_config', 'given', 'load_weights', 'support_bijector', 'to_config',
+    'training',
 }
 
 

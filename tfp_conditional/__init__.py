@@ -14,6 +14,8 @@ from tfp_conditional.bijectors.squash import Squash
 from tfp_conditional.bijectors.standardize import Standardized
 from tfp_conditional.bijectors.support import support_bijector
 from tfp_conditional.bijectors.tails import Tails
+from tfp_conditional.config import from_config
+from tfp_conditional.config import to_config
 from tfp_conditional.core.bijector import ConditionalBijector
 from tfp_conditional.core.distribution import given
 from tfp_conditional.core.distribution import ConditionalTransformedDistribution
@@ -32,6 +34,7 @@ from tfp_conditional.transformers.affine import Additive
 from tfp_conditional.transformers.affine import Affine
 from tfp_conditional.transformers.spline import RationalQuadratic
 from tfp_conditional.transformers.transformer import Transformer
+from tfp_conditional.weights import load_weights
 
 __all__ = [
     'ActNorm',
@@ -62,7 +65,10 @@ __all__ = [
     'conditional_real_nvp_template',
     'exportable',
     'fit',
+    'from_config',
     'given',
+    'load_weights',
     'support_bijector',
+    'to_config',
     'training',
 ]

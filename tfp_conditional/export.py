@@ -8,10 +8,10 @@ from tfp_conditional.core import distribution as distribution_lib
 class Exportable(tf.Module):
     """What `tf.saved_model.save` needs to keep a conditional distribution's methods.
 
-    `tf.saved_model.save(dist)` does it by itself for a
+    `tf.saved_model.save(dist)`, and `dist.export`, do it by themselves for a
     `ConditionalTransformedDistribution`, which is what `flow(base)` returns. TFP's
     own `tfd.TransformedDistribution` loads as an object without `log_prob`: for
-    one of those, save this.
+    one of those, save this, or `export` it, for servers.
 
     #### Example
 
@@ -22,7 +22,7 @@ class Exportable(tf.Module):
     import tfp_conditional as tfpc
     tfd = tfp.distributions
 
-    flow = tfpc.ConditionalRealNVP(event_size=2, condition_size=3)
+    flow = tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,))
     dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
     path = tempfile.mkdtemp()
     tf.saved_model.save(dist, path)      # or `tfpc.Exportable(dist)`
@@ -60,9 +60,15 @@ class Exportable(tf.Module):
         if not isinstance(distribution,
                           distribution_lib.ConditionalTransformedDistribution):
             distribution = flow(distribution.distribution, name=distribution.name)
-        self._distribution = distribution
+        # The methods are traced here; a distribution that is tracked traces its own.
+        self._distribution = self._no_dependency(distribution)
+        self._parts = (distribution.distribution, distribution.bijector)
         for method, function in distribution.exported_methods().items():
             setattr(self, method, function)
+
+    def export(self, path):
+        """`ConditionalTransformedDistribution.export`, signatures included."""
+        self._distribution.export(path)
 
 
 exportable = Exportable   # As it was called first.

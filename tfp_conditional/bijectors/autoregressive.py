@@ -8,6 +8,7 @@ import tensorflow as tf
 from tfp_conditional.bijectors import coupling
 from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector
+from tfp_conditional.core import seeds
 from tfp_conditional.networks import made
 from tfp_conditional.networks import mlp
 
@@ -71,6 +72,7 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
           TypeError, ValueError: for an `order` that is no permutation, for sizes
             that are no positive integers, and for another `conditioner`.
         """
+        seed = seeds.resolve_seed(seed)
         parameters = dict(locals())
         self._transformer = coupling.get_transformer(transformer)
         super().__init__(

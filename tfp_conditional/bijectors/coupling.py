@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector
+from tfp_conditional.core import seeds
 from tfp_conditional.networks import custom
 from tfp_conditional.networks import mlp
 from tfp_conditional.networks import network
@@ -133,6 +134,7 @@ class ConditionalCoupling(_ConditionedTransformer):
         Raises:
           ValueError: for a mask that masks no unit or every unit.
         """
+        seed = seeds.resolve_seed(seed)
         parameters = dict(locals())
         if mask is None:
             mask = np.arange(event_size) < event_size // 2
@@ -188,6 +190,7 @@ class ConditionalElementwise(_ConditionedTransformer):
         Raises:
           TypeError, ValueError: naming the argument, what was expected and what came.
         """
+        seed = seeds.resolve_seed(seed)
         parameters = dict(locals())
         super().__init__(event_size, condition_size, np.zeros(event_size, bool),
                          hidden_layers, activation, transformer, conditioner, dtype,

@@ -117,9 +117,10 @@ class InvertibleLinear(unconditional.Unconditional):
           TypeError, ValueError: for an `event_size` that is no positive integer and
             a dtype that is not floating.
         """
+        seed = seeds.resolve_seed(seed)
         parameters = dict(locals())
         super().__init__(event_size, dtype, parameters, name)
-        rng = np.random.default_rng(seeds.resolve_seed(seed))
+        rng = np.random.default_rng(seed)
         with tf.name_scope(self.name):
             self.kernel = tf.Variable(
                 tf.zeros([self.event_size, self.event_size], self.dtype),

@@ -12,7 +12,9 @@ import tensorflow_probability as tfp
 from tfp_conditional.core import _tfp
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core import compiled
+from tfp_conditional.core import dropout
 from tfp_conditional.core import one_pass
+from tfp_conditional.core import serving
 from tfp_conditional.core.one_pass import FORWARD, INVERSE
 
 tfd = tfp.distributions
@@ -235,10 +237,15 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         return (bijector.bijector if isinstance(
             bijector, bijector_lib.ConditionedBijector) else bijector)
 
-    def _compiled_density(self, method, value, *leaves):
+    def _kwargs_of(self, leaves):
+        """Those of the bijector, for the leaves of checked conditions."""
         flow = self._flow()
-        x, ildj = flow.inverse_and_log_det(
-            value, event_ndims=self._event_ndims(), conditions=flow.checked(leaves))
+        return ({'conditions': flow.checked(leaves)} if isinstance(
+            flow, bijector_lib.ConditionalBijector) else {})
+
+    def _compiled_density(self, method, value, *leaves):
+        x, ildj = self._flow().inverse_and_log_det(
+            value, event_ndims=self._event_ndims(), **self._kwargs_of(leaves))
         log_prob = _sum(self.distribution.log_prob(x), ildj)
         return tf.exp(log_prob) if method == 'prob' else log_prob
 
@@ -251,13 +258,13 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         base, flow = self.distribution, self._flow()
         if batch_shape.shape[0]:
             base = tfd.BatchBroadcast(base, with_shape=batch_shape)
-        conditions = flow.checked(leaves)
+        kwargs = self._kwargs_of(leaves)
         if method == 'sample':
             x = base.sample(sample_shape, seed=seed)
-            return flow.forward(x, conditions=conditions)
+            return flow.forward(x, **kwargs)
         x, log_prob = base.experimental_sample_and_log_prob(sample_shape, seed=seed)
         y, fldj = flow.forward_and_log_det(
-            x, event_ndims=self._event_ndims(), conditions=conditions)
+            x, event_ndims=self._event_ndims(), **kwargs)
         return y, _sum(log_prob, -fldj)
 
     def _event_ndims(self):
@@ -335,67 +342,89 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
 
     # Copies and exports.
 
+    def export(self, path):
+        """Writes a SavedModel that needs neither this package nor TFP.
+
+        It has the methods of `Exportable`, for Python, and signatures of named tensors,
+        for TensorFlow Serving and other languages:
+
+        ```none
+        serving_default                  conditions             samples, log_probs
+        sample                           n, conditions          samples
+        sample_with_seed                 n, conditions, seed    samples
+        sample_and_log_prob              n, conditions          samples, log_probs
+        sample_and_log_prob_with_seed    n, conditions, seed    samples, log_probs
+        log_prob                         events, conditions     log_probs
+        forward                          latents, conditions    events
+        inverse                          events, conditions     latents
+        ```
+
+        conditions and events `[B, ...]`, for any B; n `[]` and seed `[2]` of int32;
+        samples `[n, B, D]` and their log_probs `[n, B]`, but one for each of the
+        conditions, `[B, D]` and `[B]`, by `serving_default`. Values are, bit for bit,
+        those of the distribution. Without a seed noise is fresh at each call, whatever
+        `tf.random.set_seed` was.
+
+        A nest of conditions is as many inputs: `{'a': ..., 'b': (..., ...)}` is
+        `conditions_a`, `conditions_b_0` and `conditions_b_1`. A distribution that takes
+        no conditions has none, no `serving_default`, and events `[n, ..., D]`.
+
+        ```python
+        import tensorflow as tf
+        import tensorflow_probability as tfp
+        import tfp_conditional as tfpc
+        tfd = tfp.distributions
+
+        flow = tfpc.ConditionalRealNVP(2, 3, num_coupling_layers=2, hidden_layers=(8,))
+        dist = flow(tfd.Independent(tfd.Normal(tf.zeros(2), 1.), 1))
+        dist.export('model/1')
+
+        signatures = tf.saved_model.load('model/1').signatures
+        drawn = signatures['sample_and_log_prob'](n=tf.constant(7),
+                                                  conditions=tf.ones([5, 3]))
+        assert drawn['samples'].shape == [7, 5, 2] and drawn['log_probs'].shape == [7, 5]
+        ```
+
+        Args:
+          path: of a directory to make. A SavedModel that is there is replaced. It is
+            written beside, as `path + '.part'`, and renamed when it is whole.
+
+        Raises:
+          ValueError: for a base with a batch shape or with events that are no vectors,
+            and for a path at which something else stands.
+          RuntimeError: within `training()`, whose dropout would be exported.
+        """
+        if self._base_batch_shape.rank != 0 or self._base_event_shape.rank != 1:
+            raise ValueError(
+                f'The base of {self.name!r} must have batch shape [] and vectors for '
+                f'events, to be exported; got batch shape {self._base_batch_shape} and '
+                f'event shape {self._base_event_shape}. Make it by '
+                '`tfd.Independent(base, 1)`, or save the methods without signatures by '
+                '`tf.saved_model.save(dist, path)`.')
+        if dropout.is_training():
+            raise RuntimeError('`export` must be called outside of `training()`: its '
+                               'dropout would be exported.')
+        path, methods = serving.checked_path(path), self._methods()
+        serving.save(path, [self.distribution, self.bijector], methods.functions,
+                     methods.signatures())
+
     def exported_methods(self):
         """Name -> `tf.function`, as `Exportable` describes them.
 
         What they run is what eager calls run, so that values are the same bit for bit.
-        Inlined into whatever calls them, they would not be: TensorFlow reorders sums
-        where shapes are known.
         """
-        function = functools.partial(tf.function, autograph=False,
-                                     experimental_attributes={'_noinline': True})
-        flow, base_batch = self._flow(), self._base_batch_shape
-        given = self.bijector is not flow
-        # The conditions, where they are arguments.
-        signature = [] if given else [flow.condition_signature([None])]
-        batch = self.batch_shape.as_list() if given else [None]
+        return self._methods().functions
 
-        def leaves_of(conditions):
-            return tf.nest.flatten(flow.check_conditions(
-                *conditions or [self.bijector.conditions]))
-
-        def of_value(run, size):
-            call = function(lambda value, *conditions: run(
-                value, *leaves_of(conditions)))
-            for shape in (batch, [None, *batch]):
-                call.get_concrete_function(
-                    tf.TensorSpec([*shape, size], flow.dtype), *signature)
-            return call
-
-        def of_seed(method):
-            def run(n, seed, *conditions):
-                leaves = leaves_of(conditions)
-                if seed is None:
-                    # The operation itself: its seed of 0 is fresh in each process,
-                    # where that of a `tf.random` function is kept by the export.
-                    seed = tf.raw_ops.RandomUniformInt(
-                        shape=[2], minval=tf.int32.min, maxval=tf.int32.max)
-                shape = flow.batch_shape_tensor_of(leaves)
-                if base_batch.rank:
-                    shape = tf.broadcast_dynamic_shape(shape, base_batch)
-                n, none = tf.expand_dims(n, 0), tf.zeros([0], tf.int32)
-                shapes = ((n, shape) if base_batch.rank else
-                          (tf.concat([n, shape], 0), none))
-                return self._draw(method, seed, *shapes, *leaves)
-            call = function(
-                (lambda n, seed=None: run(n, seed)) if given else
-                lambda n, conditions, seed=None: run(n, seed, conditions))
-            n, seed = tf.TensorSpec([], tf.int32), tf.TensorSpec([2], tf.int32)
-            call.get_concrete_function(n, *signature)
-            call.get_concrete_function(n, *signature, seed=seed)
-            return call
-
-        size = flow.event_size
-        output_size = flow.forward_event_shape([size])[-1]
-        return {
-            'sample': of_seed('sample'),
-            'sample_and_log_prob': of_seed('sample_and_log_prob'),
-            'log_prob': of_value(functools.partial(
-                self._compiled_density, 'log_prob'), output_size),
-            'forward': of_value(lambda *args: flow.exact_pass(
-                FORWARD, *args)[0], size),
-            'inverse': of_value(lambda *args: flow.exact_pass(
-                INVERSE, *args)[0], output_size)}
+    def _methods(self):
+        flow, given = self._flow(), None
+        if not isinstance(flow, bijector_lib.ConditionalBijector):
+            given = tuple
+        elif self.bijector is not flow:
+            def given():
+                return tf.nest.flatten(flow.check_conditions(self.bijector.conditions))
+        return serving.Methods(
+            flow, given, [None] if given is None else self.batch_shape.as_list(),
+            self._base_batch_shape, self._compiled_density, self._draw, self._kwargs_of)
 
     def _trackable_children(self, save_type='checkpoint', **kwargs):
         # What `tf.saved_model.save` and `tf.train.Checkpoint` ask: see `_tfp`.

@@ -8,6 +8,9 @@ import tensorflow_probability as tfp
 def resolve_seed(seed):
     """Returns entropy for `numpy.random.default_rng`: a tuple of ints.
 
+    Of such a tuple it is that tuple. Constructors ask before they note their arguments,
+    so that a seed that was drawn is one of them, and `to_config` has it.
+
     Args:
       seed: `int`, tuple of ints, a TFP stateless seed, or `None` for one drawn
         from TensorFlow's global generator (so that `tf.random.set_seed` and

@@ -5,27 +5,39 @@ A kill leaves the old one or the new one.
 
 import json
 import os
+import zipfile
+import zlib
 
 import numpy as np
 
 from tfp_conditional.bijectors import settings as settings_lib
+
+VERSION = 1   # Of what `write` writes; the only one that `read` reads.
 
 
 def read(path):
     """The meta data and the arrays of a file of `write`."""
     try:
         with np.load(path) as file:
-            return json.loads(str(file['meta'])), [
-                file[f'array_{i}'] for i in range(len(file.files) - 1)]
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError('`checkpoint` must be a file that `fit` wrote, or none '
-                         f'yet; {path!r} is another: {error}') from error
+            meta = json.loads(str(file['meta']))
+            arrays = [file[f'array_{i}'] for i in range(len(file.files) - 1)]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile,
+            zlib.error) as error:
+        raise ValueError(
+            '`checkpoint` must be a file that `fit` wrote, or none yet; '
+            f'{path!r} is another, or was cut short: {error}') from error
+    if meta.get('version') != VERSION:
+        raise ValueError(
+            f'`checkpoint` {path!r} is of version {meta.get("version")} of such files; '
+            f'this release goes on from version {VERSION}. End the fit with the release '
+            'that began it, or give another path.')
+    return meta, arrays
 
 
 def write(path, meta, arrays):
     """Writes a `dict` for JSON and a list of arrays."""
     with open(f'{path}.part', 'wb') as file:
-        np.savez(file, meta=json.dumps(meta),
+        np.savez(file, meta=json.dumps(dict(meta, version=VERSION)),
                  **{f'array_{i}': x for i, x in enumerate(arrays)})
     os.replace(f'{path}.part', path)
 

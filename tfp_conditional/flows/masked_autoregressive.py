@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfp_conditional.bijectors import autoregressive
 from tfp_conditional.bijectors import chain
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import seeds
 from tfp_conditional.flows import stack
 
 MIXING = ('reverse', 'random', 'linear')
@@ -89,6 +90,7 @@ class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
           TypeError, ValueError: naming the argument, what was expected and what
             came.
         """
+        seed = seeds.resolve_seed(seed)
         parameters = dict(locals())
         event_size = conditions_lib.positive_int(event_size, 'event_size')
         count = conditions_lib.positive_int(num_layers, 'num_layers')

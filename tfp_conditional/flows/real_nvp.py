@@ -6,6 +6,7 @@ import tensorflow as tf
 from tfp_conditional.bijectors import chain
 from tfp_conditional.bijectors import coupling
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import seeds
 from tfp_conditional.flows import stack
 
 MIXING = ('alternate', 'reverse', 'random', 'linear')
@@ -85,6 +86,7 @@ class ConditionalRealNVP(chain.ConditionalChain):
           TypeError, ValueError: naming the argument, what was expected and what
             came.
         """
+        seed = seeds.resolve_seed(seed)
         parameters = dict(locals())
         event_size = conditions_lib.positive_int(event_size, 'event_size')
         count = conditions_lib.positive_int(num_coupling_layers,

@@ -8,9 +8,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_conditional import config as config_lib
 from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector as bijector_lib
-from tfp_conditional.keras import config as config_lib
 
 tfd = tfp.distributions
 
@@ -224,12 +224,12 @@ class FlowLayerMixin(FlowMethods):
         super().load_own_variables(own)
 
     def get_config(self):
-        return {**super().get_config(), 'distribution': config_lib.serialize(
-            self._distribution, 'distribution')}
+        return {**super().get_config(),
+                'distribution': config_lib.to_config(self._distribution)}
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, 'distribution': config_lib.deserialize(
+        return cls(**{**config, 'distribution': config_lib.from_config(
             config['distribution'])})
 
 

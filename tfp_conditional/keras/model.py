@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_conditional import config as config_lib
 from tfp_conditional.flows import real_nvp
-from tfp_conditional.keras import config as config_lib
 from tfp_conditional.keras import layer as layer_lib
 
 tfd = tfp.distributions

@@ -12,6 +12,7 @@ from tfp_conditional.bijectors import squash as squash_lib
 from tfp_conditional.core import _tfp
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core import serving
 from tfp_conditional.flows import real_nvp
 from tfp_conditional.rl import actor as actor_lib
 from tfp_conditional.rl import features as features_lib
@@ -286,24 +287,32 @@ class Policy(_tfp.Picklable, tf.Module):
     def export(self, path):
         """Saves a SavedModel that needs neither this package nor TFP.
 
-        It has `act(observation, seed)`, `forward(latents, observation)` and
+        For Python it has `act(observation, seed)`, `forward(latents, observation)` and
         `log_prob(action, observation)`, for one batch axis of any size; `seed` is two
-        integers.
+        integers. For servers it has them as signatures, of tensors of those names, that
+        return `actions`, `actions` and `log_probs`: `act_with_seed`, `forward` and
+        `log_prob`. `act` and `serving_default` take observations alone, and their noise
+        is fresh. See `ConditionalTransformedDistribution.export` for nests of
+        observations and for paths.
         """
-        signature = self.bijector.condition_signature([None])
-        floats = functools.partial(tf.TensorSpec, dtype=tf.float32)
-        actions = floats([None, *self.action_shape])
-        exported = tf.Module()
-        exported.policy = self
-        for label, run, specs in [
-                ('act', lambda observation, seed: self.sample(observation, seed),
-                 [signature, tf.TensorSpec([2], tf.int32)]),
-                ('forward', self.forward,
-                 [floats([None, self.action_size]), signature]),
-                ('log_prob', self.log_prob, [actions, signature])]:
-            setattr(exported, label, tf.function(run, input_signature=specs,
-                                                 autograph=False))
-        tf.saved_model.save(exported, str(path))
+        path = serving.checked_path(path)
+        observation = {'observation': self.bijector.condition_signature([None])}
+        latents, actions = (tf.TensorSpec([None, *shape], tf.float32) for shape in (
+            [self.action_size], self.action_shape))
+        methods = {
+            'act': (self.sample, ['actions'], dict(observation, seed=serving.SEED)),
+            'forward': (self.forward, ['actions'], dict(latents=latents, **observation)),
+            'log_prob': (self.log_prob, ['log_probs'],
+                         dict(action=actions, **observation))}
+        functions = {name: tf.function(run, list(specs.values()), autograph=False)
+                     for name, (run, _, specs) in methods.items()}
+        signatures = {name: serving.signature(functions[name], outputs, **specs)
+                      for name, (_, outputs, specs) in methods.items()}
+        signatures['act_with_seed'] = signatures['act']
+        signatures['act'] = signatures['serving_default'] = serving.signature(
+            lambda observation: functions['act'](observation, serving.fresh_seed()),
+            ['actions'], **observation)
+        serving.save(path, [self.bijector, self._base], functions, signatures)
 
     # Shapes.
 
