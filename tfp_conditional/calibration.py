@@ -434,9 +434,8 @@ def _ranks(dist, targets, conditions, num_samples, seed, verbose, quantity,
     with progress(total, 'calibration', 'row', verbose) as bar:
         for start in range(0, total, step):
             chunk = tf.nest.map_structure(lambda x: x[start:start + step], data)
-            state = np.random.SeedSequence((*entropy, 0, start)).generate_state(2)
             parts.append([x.numpy() for x in
-                          compare(tf.constant(state.view(np.int32)), *chunk)])
+                          compare(seeds.stateless(entropy, 0, start), *chunk)])
             if bar is not None:
                 bar.update(len(chunk[0]))
     below, equal, good = map(np.concatenate, zip(*parts))
