@@ -21,7 +21,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
-
 import tfp_conditional as tfpc
 from tfp_conditional import plot
 from tfp_conditional import posterior
@@ -65,7 +64,8 @@ def main(arguments=None):
     theta = rng.uniform(-3, 3, size=[2 * count, 2])
     data = mean(theta) + (noise := NOISE * rng.normal(size=theta.shape))
     flows = {'one round': fitted(theta[:count], data[:count], options.epochs)}
-    region = posterior.highest_density_regions(flows['one round'], OBSERVED, [0.999], seed=0)
+    region = posterior.highest_density_regions(
+        flows['one round'], OBSERVED, [0.999], seed=0)
     proposals = rng.uniform(-3, 3, size=[200 * count, 2])
     inside = region.contains(proposals)[:, 0]
     print(f'The second round is from {100 * inside.mean():.2g} % of the prior.')
@@ -82,7 +82,7 @@ def main(arguments=None):
         plot.density(dist, OBSERVED, limits=[(-0.8, 1.8), (-1.3, 0.9)], ax=ax)
         ax.plot(*exact[:300].T, '.', color=plot.VERMILION, markersize=1)
         ax.set(title=name, aspect='equal')
-    axes[0].figure.savefig(options.out, dpi=110)
+    plt.savefig(options.out, dpi=110)
     return gaps
 
 

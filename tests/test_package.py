@@ -26,7 +26,7 @@ ORDER = {
     'export': (),
     'fitting': ('data', 'optimizer', 'training', 'validation', 'checkpoint', 'fit'),
     'posterior': ('conditioned', 'mode', 'regions', 'truncation', 'resampling', 'mcmc'),
-    'calibration': (), 'plot': (),
+    'calibration': ('uniformity', 'ranks', 'classifiers', 'diagnostics'), 'plot': (),
     'testing': ('subject', 'check', 'values', 'state', 'densities', 'checks',
                 'strategies'),
     'keras': ('config', 'layer', 'model', 'tf_keras'),
