@@ -118,7 +118,8 @@ def corner(samples, truth=None, labels=None, num_bins=40, limits=None):
 
     On the diagonal histograms. Below it, for each pair, the borders of the regions
     of highest density that hold 50 % and 95 % of the samples, from a histogram
-    smoothed by a Gaussian as wide as a bin.
+    smoothed by a Gaussian as wide as a bin. Sets share limits, bins and a legend, which
+    one call of the package `corner` for each set would not give.
 
     ```python
     import matplotlib
