@@ -40,7 +40,9 @@ def latent_mcmc(dist, log_density, conditions=None, num_samples=1000, num_burnin
     samples they do not find, and `r_hat` does not tell. The flow is not trained.
 
     Chains start at samples of the flow, of which the first where f > 0 is taken. Their
-    steps adapt during the first 80 % of the burn-in, for each condition.
+    steps adapt during the first 80 % of the burn-in, for each condition. A call takes
+    seconds to compile, however few its conditions: pass all of them at once. A hard edge of
+    f, as that of a uniform prior, makes for small steps and long trees.
 
     ```python
     import numpy as np

@@ -30,7 +30,8 @@ def mode(dist, conditions=None, num_samples=1000, max_iterations=100, tolerance=
     within the support, and the density is nearly that of the base. It is log p(y | c)
     itself that is maximised, which need not have its mode at that of the base. Of
     several modes it finds that of the densest sample; a density without a greatest
-    value, such as one that grows up to a bound, has none, and does not converge.
+    value, such as one that grows up to a bound, has none, and does not converge. A call takes
+    seconds to compile, however few its conditions: pass all of them at once.
 
     ```python
     import tensorflow as tf

@@ -1,6 +1,7 @@
 """`highest_density_regions`: the smallest regions that hold given probabilities."""
 
 import numpy as np
+
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.posterior import conditioned
 
