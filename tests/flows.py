@@ -66,3 +66,31 @@ class CountingConditioner(tf.Module):
         count = int(self.count.numpy())
         self.count.assign(0)
         return count
+
+
+# y | c ~ N(GAIN c, CHOL CHOL^T), a posterior that is known.
+GAIN = np.array([[1., 0.5], [-0.3, 0.8]])
+CHOL = np.array([[0.5, 0.], [0.4, 0.3]])
+
+
+class LinearGaussian(tfpc.ConditionalBijector):
+    """y = gain c + shift + chol x, a lower triangular chol."""
+
+    def __init__(self, gain=GAIN, chol=CHOL, shift=0., name='linear_gaussian'):
+        super().__init__(2, 2, dtype=tf.float64, name=name)
+        self.gain, self.chol = tf.constant(gain.T), tf.constant(chol)
+        self.shift = tf.constant(shift, tf.float64)
+
+    def _mean(self, conditions):
+        return tf.tensordot(conditions, self.gain, 1) + self.shift
+
+    def _log_det(self):
+        return tf.reduce_sum(tf.math.log(tf.linalg.diag_part(self.chol)))
+
+    def _forward_and_log_det(self, x, conditions):
+        return (self._mean(conditions)
+                + tf.tensordot(x, tf.transpose(self.chol), 1), self._log_det())
+
+    def _inverse_and_log_det(self, y, conditions):
+        x = tf.linalg.matvec(tf.linalg.inv(self.chol), y - self._mean(conditions))
+        return x, -self._log_det()

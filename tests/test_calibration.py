@@ -11,41 +11,18 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tests import flows
+from tests.flows import CHOL, GAIN, LinearGaussian
 from tfp_conditional import calibration
+from tfp_conditional.calibration import ranks as ranks_lib
 from tfp_conditional.core import distribution
 
 tfd = tfp.distributions
 
 # c ~ N(0, I), y | c ~ N(GAIN c, CHOL CHOL^T).
-GAIN = np.array([[1., 0.5], [-0.3, 0.8]])
-CHOL = np.array([[0.5, 0.], [0.4, 0.3]])
 RNG = np.random.default_rng(0)
 C = RNG.normal(size=[1500, 2])
 Y = C @ GAIN.T + RNG.normal(size=[1500, 2]) @ CHOL.T
 SAMPLES = 99
-
-
-class LinearGaussian(tfpc.ConditionalBijector):
-    """y = gain c + shift + chol x, a lower triangular chol."""
-
-    def __init__(self, gain=GAIN, chol=CHOL, shift=0., name='linear_gaussian'):
-        super().__init__(2, 2, dtype=tf.float64, name=name)
-        self.gain, self.chol = tf.constant(gain.T), tf.constant(chol)
-        self.shift = tf.constant(shift, tf.float64)
-
-    def _mean(self, conditions):
-        return tf.tensordot(conditions, self.gain, 1) + self.shift
-
-    def _log_det(self):
-        return tf.reduce_sum(tf.math.log(tf.linalg.diag_part(self.chol)))
-
-    def _forward_and_log_det(self, x, conditions):
-        return (self._mean(conditions)
-                + tf.tensordot(x, tf.transpose(self.chol), 1), self._log_det())
-
-    def _inverse_and_log_det(self, y, conditions):
-        x = tf.linalg.matvec(tf.linalg.inv(self.chol), y - self._mean(conditions))
-        return x, -self._log_det()
 
 
 MODELS = {
@@ -131,7 +108,7 @@ class Ladder:
 @pytest.fixture
 def ladder(monkeypatch):
     monkeypatch.setattr(distribution, 'given', Ladder)
-    monkeypatch.setattr(calibration, '_EVENTS', 3 * 9)
+    monkeypatch.setattr(ranks_lib, '_EVENTS', 3 * 9)
     monkeypatch.setattr(Ladder, 'rows', [])
     return flows.dist(LinearGaussian())
 
@@ -180,7 +157,7 @@ def test_ties_are_broken_evenly(ladder):
 
 
 def test_samples_differ_between_rows_and_repeat_with_the_seed(monkeypatch):
-    monkeypatch.setattr(calibration, '_EVENTS', 9 * 100)
+    monkeypatch.setattr(ranks_lib, '_EVENTS', 9 * 100)
     dist = flows.dist(LinearGaussian())
     y, c = np.zeros([400, 2]), np.zeros([400, 2])
     first, again, other = [calibration.simulation_based_calibration(

@@ -10,6 +10,8 @@ import sys
 import numpy as np
 import pytest
 
+import tfp_conditional as tfpc
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / 'examples' / 'latent_space_policy.py'
 
@@ -94,6 +96,16 @@ def test_a_flow_clones_both_ways_and_least_squares_neither(tmp_path):
                                          str(tmp_path / 'picture.png')])
     assert shares['demonstrator'] < 0.01 and shares['least squares'] > 0.9
     assert shares['flow, densest of 32'] < 0.05 < 0.3 > shares['flow, at random']
+    assert (tmp_path / 'picture.png').stat().st_size > 10_000
+
+
+def test_a_second_round_is_near_what_was_observed(tmp_path, monkeypatch):
+    full = tfpc.ConditionalRealNVP    # A spline flow takes long to trace.
+    monkeypatch.setattr(tfpc, 'ConditionalRealNVP', lambda *sizes, **_: full(
+        *sizes, num_coupling_layers=2, hidden_layers=(8,), seed=0))
+    gaps = _main('sequential')(['--simulations', '200', '--epochs', '15', '--out',
+                                str(tmp_path / 'picture.png')])
+    assert max(gaps.values()) < np.log(36.)      # That of the prior.
     assert (tmp_path / 'picture.png').stat().st_size > 10_000
 
 

@@ -25,7 +25,8 @@ ORDER = {
     'flows': ('stack', 'real_nvp', 'masked_autoregressive', 'density'),
     'export': (), 'config': (), 'weights': (),
     'fitting': ('data', 'optimizer', 'training', 'validation', 'checkpoint', 'fit'),
-    'calibration': (), 'plot': (),
+    'posterior': ('conditioned', 'mode', 'regions', 'truncation', 'resampling', 'mcmc'),
+    'calibration': ('uniformity', 'ranks', 'classifiers', 'diagnostics'), 'plot': (),
     'testing': ('subject', 'check', 'values', 'state', 'densities', 'checks',
                 'strategies'),
     'keras': ('layer', 'model', 'tf_keras'),
@@ -107,7 +108,8 @@ def test_import_needs_no_extra():
     code = ('import sys, tfp_conditional as t; extra = [m for m in sys.modules if '
             'm in ("hypothesis", "gymnasium", '
             '"tfp_conditional.testing", "tfp_conditional.calibration", '
-            '"tfp_conditional.plot", "tfp_conditional.keras")]; '
+            '"tfp_conditional.plot", "tfp_conditional.posterior", '
+            '"tfp_conditional.keras")]; '
             'assert not extra, extra; assert t.__version__')
     subprocess.run([sys.executable, '-c', code], check=True,
                    env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'},

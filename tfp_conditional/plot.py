@@ -32,6 +32,8 @@ except ImportError as error:
                       "'tfp_conditional[calibration]'.") from error
 
 from tfp_conditional import calibration
+from tfp_conditional.calibration import ranks as ranks_lib
+from tfp_conditional.calibration import uniformity
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
 
@@ -116,7 +118,8 @@ def corner(samples, truth=None, labels=None, num_bins=40, limits=None):
 
     On the diagonal histograms. Below it, for each pair, the borders of the regions
     of highest density that hold 50 % and 95 % of the samples, from a histogram
-    smoothed by a Gaussian as wide as a bin.
+    smoothed by a Gaussian as wide as a bin. Sets share limits, bins and a legend, which
+    one call of the package `corner` for each set would not give.
 
     ```python
     import matplotlib
@@ -210,7 +213,7 @@ def rank_histogram(ranks, num_samples, num_bins=None, band_probability=0.95,
     Raises:
       TypeError, ValueError: naming the argument, what was expected and what came.
     """
-    ranks = calibration.check_ranks(ranks, num_samples)
+    ranks = uniformity.check_ranks(ranks, num_samples)
     columns = ranks.reshape(len(ranks), -1).T
     if num_bins is None:
         num_bins = _num_bins(len(ranks), num_samples + 1)
@@ -356,7 +359,7 @@ def learning_curve(history, ax=None):
 
 def _given(dist, condition):
     """`dist` for one condition, and the size of its events."""
-    flow = calibration.conditional_bijector(dist)
+    flow = ranks_lib.conditional_bijector(dist)
     condition = flow.check_conditions(condition)
     for leaf in tf.nest.flatten(condition):
         if leaf.shape.rank != 1:

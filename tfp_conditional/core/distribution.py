@@ -661,6 +661,41 @@ def given(dist, conditions):
     return dist.given(conditions)
 
 
+def parts(dist, conditions):
+    """A distribution that takes conditions, and those, whichever way they came.
+
+    Args:
+      dist: `tfd.TransformedDistribution` over a `ConditionalBijector`, or, where
+        `conditions` is None, one whose conditions are given already.
+      conditions: `[..., S]`, the nest that the bijector takes, or None.
+
+    Returns:
+      `ConditionalTransformedDistribution` of batch shape `[]` over the same
+      variables, and checked conditions.
+
+    Raises:
+      TypeError, ValueError: for other distributions, and for conditions that are
+        missing, given twice or of other shapes.
+    """
+    conditioned = getattr(dist, 'bijector', None)
+    is_given = isinstance(conditioned, bijector_lib.ConditionedBijector)
+    if is_given and conditions is not None:
+        raise TypeError(f'`dist` has its conditions already, {dist.name!r}; leave out '
+                        '`conditions`, or pass the distribution before `given`.')
+    if is_given:
+        conditions = conditioned.conditions
+        # The distribution it came from has functions that are compiled.
+        dist = vars(dist).get('_root', dist)
+    flow = conditioned.bijector if is_given else conditional_bijector(dist, 'dist')
+    if dist.bijector is not flow or not isinstance(
+            dist, ConditionalTransformedDistribution):
+        dist = flow(dist.distribution, name=dist.name)
+    if dist.batch_shape.rank:
+        raise ValueError('`dist` must have batch shape [], that of its base; got '
+                         f'{dist.batch_shape}.')
+    return dist, flow.check_conditions(conditions)
+
+
 def conditional_bijector(dist, label):
     """The `ConditionalBijector` of a distribution; raises for others."""
     flow = getattr(dist, 'bijector', None)

@@ -1,4 +1,4 @@
-"""`resolve_seed`: whatever a user gives for a seed, as entropy for NumPy."""
+"""Whatever a user gives for a seed, as entropy for NumPy, and for TFP."""
 
 import numpy as np
 import tensorflow as tf
@@ -23,3 +23,14 @@ def resolve_seed(seed):
     with tf.init_scope():
         seed = tfp.random.sanitize_seed(seed)
         return tuple(int(part) % 2**64 for part in seed.numpy())
+
+
+def stateless(entropy, *key):
+    """Returns a TFP stateless seed `[2]`, another for each key of ints.
+
+    Args:
+      entropy: of `resolve_seed`.
+      *key: what the seed is for.
+    """
+    state = np.random.SeedSequence((*entropy, *key)).generate_state(2)
+    return tf.constant(state.view(np.int32))
