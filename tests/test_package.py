@@ -19,6 +19,8 @@ ORDER = {
              'conditions', 'bijector', 'distribution'),
     'transformers': ('transformer', 'affine', 'spline'),
     'networks': ('network', 'mlp', 'residual', 'made', 'custom', 'template'),
+    'embeddings': ('masks', 'embedding', 'deep_set', 'set_transformer', 'time_series',
+                   'image'),
     'bijectors': ('settings', 'coupling', 'autoregressive', 'unconditional', 'mixing',
                   'squash', 'bounds', 'tails', 'gaussianization', 'steps', 'adapt',
                   'chain', 'regression', 'standardize', 'embedding', 'support'),
@@ -44,8 +46,8 @@ PUBLIC = {
     'Gaussianization', 'InvertibleLinear',
     'MLP', 'RationalQuadratic', 'ResidualNetwork', 'SoftBounds', 'Squash',
     'Standardized', 'Tails', 'Transformer',
-    'conditional_density', 'conditional_real_nvp_template', 'exportable', 'fit',
-    'given', 'support_bijector', 'training',
+    'conditional_density', 'conditional_real_nvp_template', 'embeddings', 'exportable',
+    'fit', 'given', 'support_bijector', 'training',
 }
 
 
