@@ -9,13 +9,15 @@ from tfp_conditional.embeddings import masks
 from tfp_conditional.networks import network
 from tfp_conditional.transformers.transformer import soften
 
+_TAIL = 0.01    # The fraction of numbers on each side that counts as where it begins.
+
 
 class Embedding(_tfp.Picklable, tf.Module):
     """A network from conditions `[..., *shape, D]` to vectors `[..., output_size]`.
 
     Values are standardized, feature by feature, by means and deviations that `fit`
-    learns before its first step, of what no mask leaves out: 0 and 1 until then. Far
-    from the mean they count on a logarithmic scale.
+    learns before its first step, of what no mask leaves out, the outermost hundredths
+    drawn in: 0 and 1 until then. Far from the mean they count on a logarithmic scale.
 
     What a mask leaves out has no influence, whatever number stands there. The mask is
     one more input: a missing number is not a 0.
@@ -80,11 +82,9 @@ class Embedding(_tfp.Picklable, tf.Module):
             there = True if mask is None else np.asarray(mask)
             rows.append(np.where(there, np.asarray(values, np.float64), np.nan).reshape(
                 -1, values.shape[-1]))
-        rows = np.ma.masked_invalid(np.concatenate(rows))
-        deviation = rows.std(0).filled(0.)
-        self._loc.assign(tf.cast(rows.mean(0).filled(0.), self._loc.dtype))
-        self._scale.assign(tf.cast(np.where(deviation > 0., deviation, 1.),
-                                   self._scale.dtype))
+        moments = np.array([_moments(column) for column in np.concatenate(rows).T])
+        for variable, value in zip((self._loc, self._scale), moments.T):
+            variable.assign(tf.cast(value, variable.dtype))
         self._adapted.assign(True)
 
     def __call__(self, conditions):
@@ -132,6 +132,17 @@ class Embedding(_tfp.Picklable, tf.Module):
         # Where sizes are unknown, too, a mask is never broadcast.
         size = values.shape[-1] if self._mask == 'entries' else 1
         return values, tf.reshape(mask, tf.concat([tf.shape(values)[:-1], [size]], 0))
+
+
+def _moments(column):
+    """Mean and deviation of numbers, NaN left out, to which few far ones do not matter."""
+    column = column[~np.isnan(column)]
+    if not column.size:
+        return 0., 1.
+    # One series that explodes would leave all others near 0.
+    clipped = np.clip(column, *np.quantile(column, [_TAIL, 1. - _TAIL]))
+    deviation = np.std(clipped) or np.std(column)
+    return np.mean(clipped), deviation if deviation > 0. else 1.
 
 
 class Layers(_tfp.Picklable, tf.Module):

@@ -119,7 +119,7 @@ class _Attention(_tfp.Picklable, tf.Module):
         total = tf.reduce_sum(weights, -1, keepdims=True)
         found = tf.matmul(weights / tf.maximum(total, 1.), value)
         found = tf.transpose(found, [0, 2, 1, 3])
-        found = tf.reshape(found, tf.concat([tf.shape(found)[:2], [len(kernels[3])]], 0))
+        found = tf.reshape(found, tf.concat([tf.shape(found)[:2], queries.shape[-1:]], 0))
         hidden = queries + network.dense(found, kernels[3])
         return hidden + self._layers(norms[2](hidden))
 
