@@ -141,8 +141,8 @@ def _moments(column):
         return 0., 1.
     # One series that explodes would leave all others near 0.
     clipped = np.clip(column, *np.quantile(column, [_TAIL, 1. - _TAIL]))
-    deviation = np.std(clipped) or np.std(column)
-    return np.mean(clipped), deviation if deviation > 0. else 1.
+    varies = [x for x in (clipped, column) if np.ptp(x) > 0.]
+    return np.mean(clipped), np.std(varies[0]) if varies else 1.
 
 
 class Layers(_tfp.Picklable, tf.Module):
