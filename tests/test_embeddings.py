@@ -34,12 +34,12 @@ def make(name, mask='elements', dtype=tf.float64, **kwargs):
 
 
 def data(name, mask='elements', batch=(4,), seed=0, share=0.6):
-    """Values `[*batch, ...]` and a mask, of elements one of which at least is there."""
+    """Values `[*batch, ...]` and a mask, in which some are there and some are not."""
     values = flows.normal([*batch, *SHAPES.get(name, [5, 2])], seed)
     shape = values.shape if mask == 'entries' else values.shape[:-1]
     there = np.random.default_rng(seed + 1).uniform(size=shape) < share
-    there[..., 1, :] |= mask == 'entries'
-    there[..., 1] |= mask == 'elements' and there.ndim == len(batch) + 1
+    if mask == 'elements':
+        there[..., 0], there[..., 1] = False, True
     return {'values': values, 'mask': tf.constant(there)}
 
 
@@ -58,8 +58,7 @@ def result_and_gradients(network, values, mask):
 
 
 @each
-@pytest.mark.parametrize('mask', KINDS)
-@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize('mask,jit', [('elements', True), ('entries', False)])
 def test_what_is_masked_has_no_influence_at_all(name, mask, jit):
     network, c = make(name, mask), data(name, mask)
     run = tf.function(functools.partial(result_and_gradients, network), jit_compile=jit)
@@ -152,8 +151,7 @@ def test_gradients_are_those_of_finite_differences(name):
 
 
 @each
-@pytest.mark.parametrize('dtype', [tf.float32, tf.bfloat16], ids=lambda x: x.name)
-@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize('dtype,jit', [(tf.float32, True), (tf.bfloat16, False)])
 def test_dtypes(name, dtype, jit):
     c = data(name)
     want = make(name)(c)
@@ -394,7 +392,7 @@ def test_nan_is_never_missing_by_itself():
     (lambda: make('deep_set')(data('deep_set')['values']), TypeError, 'must be a dict'),
     (lambda: make('deep_set')({'values': np.ones([4, 5, 2]), 'mask': np.ones([4, 1], bool)}),
      ValueError, r'`mask` must have shape \[4, 5\].*got \[4, 1\]'),
-    (lambda: make('deep_set')({'values': np.ones([4, 5, 2]), 'mask': np.ones([4, 5])}),
+    (lambda: make('deep_set')({'values': np.ones([4, 5, 2]), 'mask': tf.ones([4, 5])}),
      TypeError, 'bool'),
     (lambda: make('image')(np.ones([5, 5, 2])), TypeError, 'must be a dict'),
     (lambda: emb.pad([]), ValueError, 'at least one'),
