@@ -30,9 +30,8 @@ class DeepSet(embedding.Embedding):
 
     network = tfpc.embeddings.DeepSet(element_size=1, output_size=8, mask='elements')
     dist = tfpc.conditional_density(1, network.condition_size, embedding=network)
-    sets = tfpc.embeddings.pad(draws)
-    tfpc.fit(dist, theta, sets, epochs=1, verbose=False)
-    samples = dist.given(sets).sample(10)                       # [10, 64, 1]
+    sets = tfpc.embeddings.pad(draws)           # Now `tfpc.fit(dist, theta, sets)`.
+    assert network(sets).shape == [64, 8]
     ```
     """
 
