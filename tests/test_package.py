@@ -19,6 +19,8 @@ ORDER = {
              'conditions', 'bijector', 'serving', 'distribution'),
     'transformers': ('transformer', 'affine', 'spline'),
     'networks': ('network', 'mlp', 'residual', 'made', 'custom', 'template'),
+    'embeddings': ('masks', 'embedding', 'deep_set', 'set_transformer', 'time_series',
+                   'image'),
     'bijectors': ('settings', 'coupling', 'autoregressive', 'unconditional', 'mixing',
                   'squash', 'bounds', 'tails', 'gaussianization', 'steps', 'adapt',
                   'chain', 'regression', 'standardize', 'embedding', 'support'),
@@ -45,7 +47,8 @@ PUBLIC = {
     'Gaussianization', 'InvertibleLinear',
     'MLP', 'RationalQuadratic', 'ResidualNetwork', 'SoftBounds', 'Squash',
     'Standardized', 'Tails', 'Transformer',
-    'conditional_density', 'conditional_real_nvp_template', 'exportable', 'fit',
+    'conditional_density', 'conditional_real_nvp_template', 'embeddings',
+    'exportable', 'fit',
     'from_config', 'given', 'load_weights', 'support_bijector', 'to_config',
     'training',
 }

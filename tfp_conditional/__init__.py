@@ -1,5 +1,6 @@
 """Conditional normalizing flows as ordinary TensorFlow Probability bijectors."""
 
+from tfp_conditional import embeddings
 from tfp_conditional._version import __version__
 from tfp_conditional.bijectors.autoregressive import ConditionalAutoregressive
 from tfp_conditional.bijectors.bounds import SoftBounds
@@ -63,6 +64,7 @@ __all__ = [
     'Transformer',
     'conditional_density',
     'conditional_real_nvp_template',
+    'embeddings',
     'exportable',
     'fit',
     'from_config',

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tfp_conditional.bijectors import adapt as adapt_lib
+from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core.one_pass import FORWARD, INVERSE
 from tfp_conditional.networks import custom
@@ -68,6 +69,7 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
             validate_args=bijector.validate_args, parameters=parameters,
             name=name or f'{bijector.name}_embedded')
         self._bijector, self._embedding = bijector, embedding
+        self._settings = settings.Settings(self.name, embedding=embedding)
         self._untracked_variables = custom.untracked(
             self, lambda: self._embed(self.condition_spec.example()))
 
@@ -84,15 +86,18 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
     @property
     def adapted(self):
         """`bool`, whether nothing is left that `adapt` would change."""
-        return adapt_lib.adapted(self._bijector)
+        return (getattr(self._embedding, 'adapted', True)
+                and adapt_lib.adapted(self._bijector))
 
     def adapt(self, y, conditions=None):
-        """Lets g learn from data; see `ConditionalChain.adapt`."""
+        """Lets the embedding, and then g, learn from data; see `ConditionalChain.adapt`."""
         self.adapt_batches([(y, conditions)])
 
     def adapt_batches(self, batches):
         """`adapt`, to data in batches, as sequences of several lengths need."""
         batches = adapt_lib.fewer([adapt_lib.check_data(self, *pair) for pair in batches])
+        if hasattr(self._embedding, 'adapt_batches'):
+            self._embedding.adapt_batches([conditions for _, conditions in batches])
         adapt_lib.adapt_batches(self._bijector, [
             (y, self._embed(conditions)) for batch in batches
             for y, conditions in adapt_lib.chunks(batch)])
@@ -105,26 +110,14 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
 
     def _embed(self, conditions):
         """Checked conditions `[..., *shape]` -> those of g, `[..., S]`."""
-        spec = self.condition_spec
-        batch = spec.batch_shape(conditions)
-        flat = conditions
-        if batch.rank != 1:
-            shape = spec.batch_shape_tensor(conditions)
-            flat = tf.nest.map_structure(
-                lambda leaf: tf.ensure_shape(
-                    tf.reshape(leaf, tf.concat(
-                        [[-1], tf.shape(leaf)[batch.rank:]], 0)),
-                    [batch.num_elements(), *leaf.shape[batch.rank:]]), conditions)
-        inner = self._bijector.condition_spec
+        spec, inner = self.condition_spec, self._bijector.condition_spec
         try:
-            result = inner.check(self._embedding(flat), self._bijector.name)
+            result = inner.check(self._embedding(spec.flat(conditions)),
+                                 self._bijector.name)
         except (TypeError, ValueError) as error:
             raise type(error)('`embedding` must return conditions of '
                               f'{self._bijector.name!r}: {error}') from error
-        return result if batch.rank == 1 else tf.nest.map_structure(
-            lambda leaf: tf.ensure_shape(
-                tf.reshape(leaf, tf.concat([shape, tf.shape(leaf)[1:]], 0)),
-                [*batch, *leaf.shape[1:]]), result)
+        return spec.unflat(result, conditions)
 
     def __deepcopy__(self, memo):
         return custom.copy_owner(self, memo, 'embedding')

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional.core import one_pass
+from tfp_conditional.embeddings import embedding
 from tfp_conditional.networks import network
 from tfp_conditional.transformers import transformer
 
@@ -126,6 +127,8 @@ def describe(value):
         found = value.parameters
     elif isinstance(value, (transformer.Transformer, network.Conditioner)):
         found = vars(value)
+    elif isinstance(value, embedding.Embedding):
+        found = value.settings
     else:
         return next((
             name for name in network.ACTIVATIONS if callable(value)

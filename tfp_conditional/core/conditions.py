@@ -206,6 +206,26 @@ class ConditionSpec:
         leaf = tf.nest.flatten(conditions)[0]
         return tf.shape(leaf)[:leaf.shape.rank - self.leaves[0].shape.rank]
 
+    def flat(self, conditions):
+        """Checked conditions `[..., *shape]` with one batch axis, `[B, *shape]`."""
+        batch = self.batch_shape(conditions)
+        if batch.rank == 1:
+            return conditions
+        size = tf.reduce_prod(self.batch_shape_tensor(conditions))
+        return tf.nest.map_structure(lambda leaf: tf.ensure_shape(
+            tf.reshape(leaf, tf.concat([[size], tf.shape(leaf)[batch.rank:]], 0)),
+            [batch.num_elements(), *leaf.shape[batch.rank:]]), conditions)
+
+    def unflat(self, result, conditions):
+        """A nest of `[B, ...]`, made of `flat(conditions)`, with their batch axes."""
+        batch = self.batch_shape(conditions)
+        if batch.rank == 1:
+            return result
+        shape = self.batch_shape_tensor(conditions)
+        return tf.nest.map_structure(lambda leaf: tf.ensure_shape(
+            tf.reshape(leaf, tf.concat([shape, tf.shape(leaf)[1:]], 0)),
+            [*batch, *leaf.shape[1:]]), result)
+
     def event_ndims(self):
         """How many axes of each leaf are no batch axes: a nest of `int`."""
         return tf.nest.pack_sequence_as(self.size, self._event_ranks())

@@ -71,7 +71,8 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
         such as `support_bijector(low, high)`, where the support is known. Default:
         the `SoftBounds` of the data.
       embedding: network from the conditions to vectors `[B, embedding_size]`.
-      embedding_size: `int`, what it returns.
+      embedding_size: `int`, what it returns; default: its `output_size`, which those
+        of `tfpc.embeddings` have.
       dtype: floating dtype.
       seed: `int` or TFP seed for the initial weights.
       validate_args: `bool`, whether to check that values are finite.
@@ -87,6 +88,8 @@ def conditional_density(event_size, condition_size, support=None, embedding=None
       TypeError, ValueError: naming the argument, what was expected and what came.
     """
     event_size = conditions_lib.positive_int(event_size, 'event_size')
+    if embedding_size is None:
+        embedding_size = getattr(embedding, 'output_size', None)
     if (embedding is None) != (embedding_size is None):
         raise ValueError('Give both of `embedding` and `embedding_size`, or none; '
                          f'got {embedding!r}, {embedding_size!r}.')
