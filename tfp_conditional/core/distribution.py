@@ -400,7 +400,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
     def _trackable_children(self, save_type='checkpoint', **kwargs):
         # What `tf.saved_model.save` and `tf.train.Checkpoint` ask: see `_tfp`.
         if vars(self).get('_is_pending'):
-            self.batch_shape
+            _ = self.batch_shape
         children = dict(super()._trackable_children(save_type, **kwargs))
         if save_type == _tfp.SAVED_MODEL:
             children.update(self.exported_methods())
