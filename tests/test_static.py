@@ -1,6 +1,8 @@
-"""What is checked without running the code: its style."""
+"""What is checked without running the code: its style and its types."""
 
+import importlib
 import importlib.util
+import inspect
 import pathlib
 import subprocess
 import sys
@@ -8,6 +10,9 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+MODULES = ('', '.calibration', '.keras', '.keras.tf_keras', '.plot', '.rl',
+           '.rl.hierarchy', '.rl.point_mass', '.testing')
 
 
 def check(tool, *arguments):
@@ -21,3 +26,48 @@ def check(tool, *arguments):
 
 def test_style():
     check('ruff', 'check', '--no-cache', '--config', '.ci/ruff.toml', '.')
+
+
+def test_types(tmp_path):
+    check('mypy', '--config-file', '.ci/mypy.ini', '--cache-dir', str(tmp_path))
+
+
+def _is_own(value):
+    return getattr(value, '__module__', '').startswith('tfp_conditional')
+
+
+def _functions(name, value):
+    """Name -> function, of what users call of a public name."""
+    if inspect.isclass(value):
+        for base in filter(_is_own, value.__mro__):
+            for key, member in vars(base).items():
+                member = getattr(member, 'fget', getattr(member, '__func__', member))
+                if inspect.isfunction(member) and _is_own(member) and (
+                        not key.startswith('_') or key == '__call__'
+                        or key == '__init__' and not base.__name__.startswith('_')):
+                    yield f'{name}.{key}', member
+    elif callable(value) and _is_own(value):
+        yield name, value
+
+
+def _without_types(name, function):
+    signature = inspect.signature(function)
+    for argument in signature.parameters.values():
+        if argument.annotation is inspect.Parameter.empty and argument.name not in (
+                'cls', 'self'):
+            yield f'{name}({argument.name})'
+    if signature.return_annotation is inspect.Signature.empty and not name.endswith(
+            '.__init__'):
+        yield f'{name} -> ?'
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_public_names_have_types(module):
+    module = importlib.import_module(f'tfp_conditional{module}')
+    names = getattr(module, '__all__', None) or [
+        name for name, value in vars(module).items()
+        if not name.startswith('_') and getattr(value, '__module__', '') == module.__name__]
+    functions = [pair for name in names for pair in _functions(name, getattr(module, name))]
+    assert functions
+    missing = [label for pair in functions for label in _without_types(*pair)]
+    assert not missing, missing

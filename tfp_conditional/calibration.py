@@ -37,7 +37,9 @@ assert ranks.shape == (200, 2) and np.all(p_value > 0.01)
 
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 try:
     from scipy import stats
@@ -45,18 +47,23 @@ except ImportError as error:
     raise ImportError('`tfp_conditional.calibration` needs SciPy: pip install '
                       "'tfp_conditional[calibration]'.") from error
 
+from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core import seeds
 from tfp_conditional.core.progress import progress
+from tfp_conditional.core.types import Conditions, TensorLike
 from tfp_conditional.fitting.data import checked_data
 
 _EVENTS = 2**15        # Samples that meet the network at once.
 _SIMULATIONS = 10_000  # Of calibrated results, for simultaneous bands.
 
 
-def simulation_based_calibration(dist, targets, conditions, num_samples=999,
-                                 log_prob=False, seed=None, verbose=True):
+def simulation_based_calibration(dist: tfp.distributions.Distribution,
+                                 targets: TensorLike, conditions: Conditions,
+                                 num_samples: int = 999, log_prob: bool = False,
+                                 seed: int | None = None,
+                                 verbose: bool = True) -> np.ndarray:
     """Ranks of targets among samples, in each coordinate (Talts et al. 2018).
 
     ```none
@@ -113,8 +120,9 @@ def simulation_based_calibration(dist, targets, conditions, num_samples=999,
                   lambda y, _: y, log_prob=False)
 
 
-def expected_coverage(dist, targets, conditions, num_samples=999, seed=None,
-                      verbose=True):
+def expected_coverage(dist: tfp.distributions.Distribution, targets: TensorLike,
+                      conditions: Conditions, num_samples: int = 999,
+                      seed: int | None = None, verbose: bool = True) -> np.ndarray:
     """Levels of the highest-density regions that just hold the targets.
 
     ```none
@@ -144,8 +152,10 @@ def expected_coverage(dist, targets, conditions, num_samples=999, seed=None,
     return _levels(ranks[:, 0], num_samples, seed)
 
 
-def tarp(dist, targets, conditions, num_samples=999, references=None, seed=None,
-         verbose=True):
+def tarp(dist: tfp.distributions.Distribution, targets: TensorLike,
+         conditions: Conditions, num_samples: int = 999,
+         references: TensorLike | None = None, seed: int | None = None,
+         verbose: bool = True) -> np.ndarray:
     """Levels of balls around reference points that just hold the targets.
 
     ```none
@@ -213,7 +223,8 @@ def tarp(dist, targets, conditions, num_samples=999, references=None, seed=None,
     return _levels(ranks[:, 0], num_samples, seed)
 
 
-def uniformity_test(levels, num_samples=None, seed=0):
+def uniformity_test(levels: npt.ArrayLike, num_samples: int | None = None,
+                    seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Kolmogorov-Smirnov test that levels, or ranks, are uniform.
 
     ```none
@@ -254,7 +265,8 @@ def uniformity_test(levels, num_samples=None, seed=0):
     return result.statistic, result.pvalue
 
 
-def coverage_curve(levels, num_points=101):
+def coverage_curve(levels: npt.ArrayLike,
+                   num_points: int = 101) -> tuple[np.ndarray, np.ndarray]:
     """The fraction of levels up to each alpha: the expected coverage.
 
     ```python
@@ -278,7 +290,9 @@ def coverage_curve(levels, num_points=101):
     return alphas, np.searchsorted(levels, alphas, side='right') / len(levels)
 
 
-def coverage_band(num_rows, band_probability=0.95, simultaneous=True, num_points=101):
+def coverage_band(num_rows: int, band_probability: float = 0.95,
+                  simultaneous: bool = True,
+                  num_points: int = 101) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the coverage curve of uniform levels lies.
 
     The number of N levels up to alpha is Binomial(N, alpha). Pointwise, the band is
@@ -315,8 +329,10 @@ def coverage_band(num_rows, band_probability=0.95, simultaneous=True, num_points
             np.r_[0, upper, num_rows] / num_rows)
 
 
-def histogram_band(num_rows, num_samples, num_bins=20, band_probability=0.95,
-                   simultaneous=True):
+def histogram_band(
+        num_rows: int, num_samples: int, num_bins: int = 20,
+        band_probability: float = 0.95,
+        simultaneous: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the counts of a histogram of uniform ranks lie.
 
     ```python
@@ -346,7 +362,8 @@ def histogram_band(num_rows, num_samples, num_bins=20, band_probability=0.95,
                           simultaneous))
 
 
-def classifier_two_sample_test(x, y, num_folds=5, seed=0):
+def classifier_two_sample_test(x: npt.ArrayLike, y: npt.ArrayLike, num_folds: int = 5,
+                               seed: int = 0) -> tuple[float, np.ndarray]:
     """Accuracy with which a classifier tells x from y: 0.5 where it cannot.
 
     As in sbibm (Lueckmann et al. 2021, https://arxiv.org/abs/2101.04653; the test
@@ -487,7 +504,8 @@ def _rank_edges(num_samples, num_bins):
     return np.round(np.linspace(0, ranks, num_bins + 1)).astype(np.int64)
 
 
-def conditional_bijector(dist):
+def conditional_bijector(
+        dist: tfp.distributions.Distribution) -> bijector_lib.ConditionalBijector:
     """The bijector of a `dist` that these functions take; raises for others."""
     flow = distribution_lib.conditional_bijector(dist, 'dist')
     if dist.batch_shape.rank:
@@ -520,7 +538,7 @@ def _check_levels(levels, ranks=(1, 2)):
     return levels
 
 
-def check_ranks(ranks, num_samples):
+def check_ranks(ranks: npt.ArrayLike, num_samples: int) -> np.ndarray:
     """Ranks as an array `[N]` or `[N, K]` of integers from 0 to L, or an error."""
     ranks = np.asarray(ranks)
     conditions_lib.positive_int(num_samples, 'num_samples')
