@@ -1,13 +1,16 @@
-"""What is checked without running the code: its style and its types."""
+"""What is checked without running the code: its style, its types, the list of fast tests."""
 
 import importlib
 import importlib.util
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from tests import fast
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -29,6 +32,8 @@ def test_style():
 
 
 def test_types(tmp_path):
+    if not (ROOT / 'tfp_conditional').exists():
+        pytest.skip('the package is not beside its tests')
     check('mypy', '--config-file', '.ci/mypy.ini', '--cache-dir', str(tmp_path))
 
 
@@ -71,3 +76,11 @@ def test_public_names_have_types(module):
     assert functions
     missing = [label for pair in functions for label in _without_types(*pair)]
     assert not missing, missing
+
+
+def test_fast_tests_exist():
+    for file, names in fast.FAST.items():
+        text = (ROOT / f'tests/{file}.py').read_text()
+        for name in names:
+            for part in name.partition('[')[0].split('::'):
+                assert re.search(rf'(def|class) {part}', text) or not part, (file, name)
