@@ -15,7 +15,7 @@ MATRIX="
 oldest  3.10 tensorflow==2.18.0 tf_keras==2.18.0 keras==3.5.0 tensorflow-probability==0.25.0
 python3.11 3.11
 python3.12 3.12
-python3.13 3.13
+newest  3.13
 nightly 3.13 tfp-nightly tensorflow tf_keras numpy>=2.4
 "
 
@@ -24,9 +24,12 @@ mkdir -p "$out"
 rows=() failed=0
 
 interpreter() {
-    command -v "python$1" ||
-        ls -d "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python 2> /dev/null |
-        sort -V | tail -n 1 | grep .
+    local candidate
+    for candidate in "python$1" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
+        # A shim of pyenv is there for what is not installed, too.
+        "$candidate" -c '' 2> /dev/null && echo "$candidate" && return
+    done
+    return 1
 }
 
 # What the extra `test` and those in it name, but for this package itself.
