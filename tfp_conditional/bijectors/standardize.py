@@ -1,5 +1,7 @@
 """`Standardized`: a flow in the units of its data."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -8,7 +10,7 @@ from tfp_conditional.bijectors import regression
 from tfp_conditional.bijectors import unconditional
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core.one_pass import FORWARD, INVERSE
-from tfp_conditional.core.types import Conditions, Nest, TensorLike
+from tfp_conditional.core.types import Conditions, TensorLike
 from tfp_conditional.networks import network
 
 
@@ -124,12 +126,12 @@ class Standardized(bijector_lib.ConditionalBijector):
         return self._bijector
 
     @property
-    def condition_loc(self) -> Nest:
+    def condition_loc(self) -> Any:
         """Means of the conditions: a nest of variables, like `condition_size`."""
         return self._pack(loc for loc, _ in self._condition_statistics)
 
     @property
-    def condition_scale(self) -> Nest:
+    def condition_scale(self) -> Any:
         """Their standard deviations, likewise."""
         return self._pack(scale for _, scale in self._condition_statistics)
 

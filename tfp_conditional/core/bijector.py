@@ -182,7 +182,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
         """How the shapes of the leaves of `conditions` end, after the batch axes."""
         return self._condition_spec.shapes
 
-    def condition_signature(self, batch_shape: Sequence[int | None]) -> Nest:
+    def condition_signature(self, batch_shape: Sequence[int | None]) -> Any:
         """A nest of `tf.TensorSpec` for conditions of that batch shape."""
         return self._condition_spec.signature(batch_shape)
 
@@ -190,7 +190,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
         """Leaves of conditions that were checked: `conditions` as a pass takes them."""
         return _Checked(leaves)
 
-    def check_conditions(self, conditions: Conditions | None) -> Nest:
+    def check_conditions(self, conditions: Conditions | None) -> Any:
         """`conditions` as a nest of tensors of one batch shape, or an error.
 
         Raises:
@@ -207,7 +207,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
         return self._condition_spec.batch_shape_tensor(leaves)
 
     def check_pass(self, direction: str, value: TensorLike,
-                   conditions: Conditions | None) -> tuple[tf.Tensor, Nest]:
+                   conditions: Conditions | None) -> tuple[tf.Tensor, Any]:
         """The arguments of a pass as tensors, the value of the result's batch shape.
 
         Raises:
@@ -415,7 +415,7 @@ class ConditionedBijector(one_pass.OnePassBijector):
         return self._bijector
 
     @property
-    def conditions(self) -> Nest:
+    def conditions(self) -> Any:
         """The conditions, as they were given."""
         return self._conditions
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 TensorLike: TypeAlias = tf.Tensor | tf.Variable | npt.ArrayLike
 
-# Tensors in the containers that `tf.nest` knows, or one by itself.
-Nest: TypeAlias = tf.Tensor | tf.Variable | Mapping[Any, Any] | Sequence[Any]
-Conditions: TypeAlias = TensorLike | Mapping[Any, Any] | Sequence[Any]
+# What becomes a tensor, or the containers of it that `tf.nest` knows.
+Nest: TypeAlias = TensorLike | Mapping[Any, Any] | Sequence[Any]
+Conditions: TypeAlias = Nest
 
 # An `int`, a `tf.TensorSpec`, or a nest of them.
 Sizes: TypeAlias = int | tf.TensorSpec | Mapping[Any, Any] | Sequence[Any]

@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from tfp_conditional.bijectors import chain
 from tfp_conditional.bijectors import embedding as embedding_lib
-from tfp_conditional.core.types import Nest
 from tfp_conditional.rl import environments
 from tfp_conditional.rl import features as features_lib
 from tfp_conditional.rl import policy as policy_lib
@@ -104,7 +103,7 @@ class StackedPolicy(policy_lib.Policy):
         return self._upper.moments
 
     @property
-    def observation_spec(self) -> Nest:
+    def observation_spec(self) -> Any:
         return self._upper.observation_spec
 
 

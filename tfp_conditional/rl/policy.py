@@ -58,7 +58,7 @@ class Policy(_tfp.Picklable, tf.Module):
         return int(np.prod(self.action_shape))
 
     @property
-    def observation_spec(self) -> Nest:
+    def observation_spec(self) -> Any:
         """Nest of `tf.TensorSpec`: an observation without batch axes."""
         return self.bijector.condition_size
 

@@ -87,7 +87,7 @@ class ReplayBuffer:
             raise ValueError('The buffer is empty.')
         return self._rows(self._rng.integers(len(self), size=batch_size))
 
-    def observations(self) -> Nest:
+    def observations(self) -> Any:
         """All observations that are stored, a nest of `[n, *shape]`."""
         return self._rows(np.arange(len(self)))['observations']
 
