@@ -147,7 +147,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         # TFP takes milliseconds to make a distribution: it does when something asks
         # for what these do not answer.
         given.__dict__.update(_root=self, _conditions=conditions, _name_given=name,
-                           _is_pending=True)
+                              _is_pending=True)
         if not tf.executing_eagerly():
             given._begin()
         return given
