@@ -10,13 +10,12 @@ FAST = {
     'test_tfp_internals': [''],
     # core
     'test_distribution': [
-        'TestSeeds', 'TestValues::test_a_graph', 'TestValues::test_events',
-        'TestValues::test_keywords', 'TestValues::test_noise', 'test_misuse'],
-    'test_one_pass': ['test_a_', 'test_forward'],
+        'TestCompiled', 'TestSeeds', 'TestValues', 'test_misuse'],
+    'test_one_pass': [''],
     'test_traps': [
         'test_trap_1_', 'test_trap_2_', 'test_trap_3_values', 'test_trap_4_',
         'test_trap_6_', 'test_trap_9_'],
-    'test_copies': ['test_a_distribution', 'test_copy_with'],
+    'test_copies': ['test_a_distribution', 'test_checkpoint', 'test_copy_with'],
     # transformers
     'test_spline': ['test_equals', 'test_finite', 'test_monotone', 'test_zero'],
     # networks
@@ -26,8 +25,9 @@ FAST = {
         'test_a_new', 'test_dropout', 'test_misuse', 'test_random', 'test_ridge'],
     # bijectors
     'test_catalogue': [
-        'test_property[autoregressive-', 'test_property[coupling_default-',
-        'test_property[real_nvp_dict-'],
+        'test_property[autoregressive-', 'test_property[chain_permute_shift-',
+        'test_property[coupling_default-', 'test_property[embedding-',
+        'test_property[real_nvp_dict-', 'test_property[real_nvp_spline-'],
     'test_differential': [''],
     'test_bounds': ['test_columns', 'test_it_finds', 'test_one_bound'],
     'test_gaussianization': ['test_gaussian', 'test_it_is'],
@@ -39,11 +39,11 @@ FAST = {
     'test_real_nvp': [
         'TestChain', 'TestDistribution::test_log_prob', 'test_a_new', 'test_event',
         'test_seeds', 'test_trainable', 'test_two'],
-    'test_saved_identity': ['test_descriptions', 'test_other', 'test_random_flows'],
+    'test_saved_identity': [''],
     # fitting
     'test_fit': [
-        'test_a_step_is', 'test_batches', 'test_early', 'test_loss', 'test_misuse',
-        'test_seeds'],
+        'test_a_resumed', 'test_a_step_is', 'test_batches', 'test_early', 'test_loss',
+        'test_misuse', 'test_seeds'],
     'test_first_weights': ['test_gains'],
     # What the package does not import.
     'test_calibration': [
@@ -52,8 +52,8 @@ FAST = {
     'test_testing': ['test_misuse', 'test_one_error', 'test_perturb'],
     'test_keras': ['test_methods', 'test_misuse', 'test_ready'],
     'test_rl': [
-        'TestActing::test_one', 'TestActing::test_seeds', 'TestLearning::test_a_buffer',
-        'TestPointMass', 'TestSpaces'],
+        'TestActing::test_one', 'TestActing::test_seeds', 'TestDensity::test_sampling',
+        'TestLearning::test_a_buffer', 'TestPointMass', 'TestSpaces'],
 }
 
 
