@@ -62,12 +62,12 @@ install() {
 try() {
     name=$1 version=$2
     shift 2
-    environment=$(mktemp -d) log=$out/$name.log
     if ! python=$(interpreter "$version"); then
         rows+=("| $name | $version | | | | | | not here: no such interpreter |")
         return
     fi
     echo "+ $name: $python" >&2
+    environment=$(mktemp -d) log=$out/$name.log
     "$python" -m venv "$environment"
     if install "$environment/bin/python" "$@" > "$log" 2>&1; then
         "$environment/bin/python" -m pytest -n 2 --dist loadgroup ${PYTEST:--m fast} \
