@@ -52,7 +52,7 @@ FAST = {
     'test_testing': ['test_misuse', 'test_one_error', 'test_perturb'],
     'test_keras': ['test_methods', 'test_misuse', 'test_ready'],
     'test_rl': [
-        'TestActing::test_one', 'TestActing::test_seeds', 'TestDensity::test_sampling',
+        'TestActing::test_seeds', 'TestDensity::test_sampling',
         'TestLearning::test_a_buffer', 'TestPointMass', 'TestSpaces'],
 }
 
