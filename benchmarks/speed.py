@@ -280,7 +280,7 @@ class Run:
                 construction = time.perf_counter() - start
                 flow.perturb()
                 for operation in operations:
-                    found[*operation, name, construction, tuple(values.items())] = bind(
+                    found[(*operation, name, construction, tuple(values.items()))] = bind(
                         flow, flow.operation(*operation),
                         *data(architecture, settings.sweep_batch))
             return found

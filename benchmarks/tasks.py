@@ -11,11 +11,12 @@ et al., "Benchmarking Simulation-Based Inference", 2021. The `FAMILY` is of prio
 are hard-edged, skewed or heavy-tailed, in 1 to 20 dimensions, of 300 to 100,000 rows.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import importlib
 import math
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special

@@ -8,7 +8,6 @@ The condition is an angle. Given it, the target lies on one of two moons, turned
 by that angle. Prints the losses and writes keras_model.png.
 """
 
-import importlib
 import pathlib
 import sys
 

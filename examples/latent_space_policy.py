@@ -132,7 +132,7 @@ def verify(out, seed):
         difference = np.abs(log_probs - samples['log_probs']).max()
         print(f'{label:<12}largest difference of {len(log_probs)} log-probabilities: '
               f'{difference:g}')
-        return not difference == 0.
+        return difference != 0.
 
     untrained = differs('untrained', policy)   # Or the comparison would show nothing.
     tf.train.Checkpoint(policy=policy).read(

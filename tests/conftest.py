@@ -5,7 +5,10 @@ import os
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import hypothesis
+import pytest
 import tensorflow as tf
+
+from tests import fast
 
 # The same examples in every run, few of them, since each may trace a function.
 hypothesis.settings.register_profile(
@@ -16,3 +19,9 @@ hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'ci'))
 if 'PYTEST_XDIST_WORKER' in os.environ:   # Workers share the cores.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if fast.is_fast(item):
+            item.add_marker(pytest.mark.fast)

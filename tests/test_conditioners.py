@@ -284,7 +284,7 @@ def test_ridge_chooses_the_penalty_by_leaving_out_each_row():
     c, y = rng.normal(size=[30, 10]), rng.normal(size=[30, 2])
     y += c[:, :2]
     c, y = c - c.mean(0), y - y.mean(0)
-    slope, errors = regression.ridge(c, y)
+    _, errors = regression.ridge(c, y)
 
     def left_out(penalty):
         found = []

@@ -294,7 +294,7 @@ def sets(seed, sizes=(2, 5, 3, 5)):
 def test_sets_of_several_sizes(make):
     flow = make(Standardized(tfpc.ConditionalRealNVP(2, 4, 2, (8,), dtype=tf.float64,
                                                      seed=0)))
-    dist, history = small(flows.dist(flow), sets(0), None, validation_data=sets(1))
+    _, history = small(flows.dist(flow), sets(0), None, validation_data=sets(1))
     assert flow.adapted and history['val_loss'][-1] < history['val_loss'][0] < 20.
     with pytest.raises(ValueError, match='batches of several.*ConditionalEmbedding'):
         small(flows.dist(SetFlow()), sets(0), None)

@@ -415,9 +415,9 @@ def test_config_of_other_distributions(k, data):
 
 
 # Of the catalogue: no layer takes these, and no config has those.
-NO_LAYER = {name: 'must be a ConditionalBijector' for name in (
+NO_LAYER = dict.fromkeys((
     'given_one', 'given_batch', 'invert', 'invert_given', 'stock_chain',
-    'stock_chain_of_given')}
+    'stock_chain_of_given'), 'must be a ConditionalBijector')
 NO_CONFIG = {
     'real_nvp_own_activation': 'activation', 'coupling_own_transformer': 'transformer',
     'coupling_own_conditioner': 'conditioner',

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(tfpc.__file__).parent
 # Each room, and each module in it, may import those before it, never one after it.
 ORDER = {
     '_version': (),
-    'core': ('_tfp', 'seeds', 'dropout', 'progress', 'compiled', 'one_pass',
+    'core': ('_tfp', 'types', 'seeds', 'dropout', 'progress', 'compiled', 'one_pass',
              'conditions', 'bijector', 'serving', 'distribution'),
     'transformers': ('transformer', 'affine', 'spline'),
     'networks': ('network', 'mlp', 'residual', 'made', 'custom', 'template'),

@@ -163,6 +163,7 @@ def test_batch_shapes_broadcast(sample, batch, ones, event_size):
                                    rtol=1e-10, atol=1e-13)
     back, ildj = flow.inverse_and_log_det(y, conditions=c)
     np.testing.assert_allclose(back, x, rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(ildj, -fldj, rtol=1e-10, atol=1e-13)
     # `inverse` may expand y to the conditions.
     small = flows.normal([event_size], 2)
     wide, wide_ildj = flow.inverse_and_log_det(small, conditions=c)

@@ -424,7 +424,7 @@ def test_trap_4_stock_equal_hyperparameters_are_different_bijectors():
     class Own(tfb.Shift):
         def __init__(self, size):
             parameters = dict(locals())
-            super().__init__(tf.Variable(np.random.normal(size=size)))
+            super().__init__(tf.Variable(tf.random.normal([size])))
             self._parameters = {'size': size}
     assert Own(2) != Own(2)
 

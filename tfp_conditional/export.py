@@ -1,6 +1,7 @@
 """`Exportable`: a distribution as a module that a SavedModel keeps whole."""
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_conditional.core import distribution as distribution_lib
 
@@ -44,7 +45,8 @@ class Exportable(tf.Module):
     for given conditions has the same methods without that argument.
     """
 
-    def __init__(self, distribution, name='exportable'):
+    def __init__(self, distribution: tfp.distributions.Distribution,
+                 name: str = 'exportable') -> None:
         """Traces the methods.
 
         Args:

@@ -21,8 +21,13 @@ ax.figure.savefig('density.png')
 ```
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 try:
     import matplotlib.pyplot as plt
@@ -36,6 +41,7 @@ from tfp_conditional.calibration import ranks as ranks_lib
 from tfp_conditional.calibration import uniformity
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
+from tfp_conditional.core.types import Conditions
 
 BLUE, VERMILION, GREEN, PURPLE = '#0072B2', '#D55E00', '#009E73', '#CC79A7'
 COLORS = (BLUE, VERMILION, GREEN, PURPLE)
@@ -49,8 +55,10 @@ TRUTH_POINT = dict(color='k', marker='+', linestyle='none', markersize=10,
                    markeredgewidth=1.5, label='truth', path_effects=_HALO)
 
 
-def density(dist, condition, truth=None, limits=None, num_points=None, labels=None,
-            ax=None, **kwargs):
+def density(dist: tfp.distributions.Distribution, condition: Conditions,
+            truth: npt.ArrayLike | None = None, limits: Any = None,
+            num_points: int | None = None, labels: Sequence[str] | None = None,
+            ax: Any = None, **kwargs: Any) -> Any:
     """Draws `p(y | c)` for one condition, in 1-D or 2-D.
 
     In 1-D a curve. In 2-D shades, with the borders of the regions of highest
@@ -83,7 +91,7 @@ def density(dist, condition, truth=None, limits=None, num_points=None, labels=No
               else _check_limits(limits, size))
     count = (500 if size == 1 else 200) if num_points is None else (
         conditions_lib.positive_int(num_points, 'num_points', least=2))
-    grids = [np.linspace(*pair, count) for pair in limits]
+    grids = [np.linspace(low, high, count) for low, high in limits]
     points = np.stack(np.meshgrid(*grids), -1).reshape(-1, size)
     values = np.exp(given.log_prob(tf.constant(points, dist.dtype)).numpy().astype(
         np.float64)).reshape([count] * size)
@@ -113,7 +121,9 @@ def density(dist, condition, truth=None, limits=None, num_points=None, labels=No
     return ax
 
 
-def corner(samples, truth=None, labels=None, num_bins=40, limits=None):
+def corner(samples: npt.ArrayLike | dict[str, npt.ArrayLike],
+           truth: npt.ArrayLike | None = None, labels: Sequence[str] | None = None,
+           num_bins: int = 40, limits: Any = None) -> Any:
     """Draws all marginals, and all pairs of coordinates, of samples.
 
     On the diagonal histograms. Below it, for each pair, the borders of the regions
@@ -174,7 +184,7 @@ def corner(samples, truth=None, labels=None, num_bins=40, limits=None):
         if not np.any(np.all((low <= part) & (part <= high), axis=1)):
             raise ValueError(f'`limits` must hold samples; none of {name!r} is '
                              f'inside {limits}.')
-    edges = [np.linspace(*pair, num_bins + 1) for pair in limits]
+    edges = [np.linspace(start, stop, num_bins + 1) for start, stop in limits]
     side = max(3.2, 1.7 * size + 0.6)
     figure = plt.figure(figsize=(side, side), layout='constrained')
     grid = figure.add_gridspec(size, size)
@@ -191,8 +201,9 @@ def corner(samples, truth=None, labels=None, num_bins=40, limits=None):
     return figure
 
 
-def rank_histogram(ranks, num_samples, num_bins=None, band_probability=0.95,
-                   labels=None, ax=None):
+def rank_histogram(ranks: npt.ArrayLike, num_samples: int, num_bins: int | None = None,
+                   band_probability: float = 0.95, labels: Sequence[str] | None = None,
+                   ax: Any = None) -> Any:
     """Draws how often ranks occur, over the band for calibrated ones.
 
     The band is simultaneous: of calibrated histograms, a fraction
@@ -249,7 +260,8 @@ def rank_histogram(ranks, num_samples, num_bins=None, band_probability=0.95,
     return axes[0] if ranks.ndim == 1 else axes
 
 
-def coverage(levels, band_probability=0.95, ax=None):
+def coverage(levels: npt.ArrayLike | dict[str, npt.ArrayLike],
+             band_probability: float = 0.95, ax: Any = None) -> Any:
     """Draws coverage curves, over the band for calibrated ones.
 
     Below the diagonal, highest-density regions are too small: over-confident. The
@@ -310,7 +322,7 @@ def coverage(levels, band_probability=0.95, ax=None):
     return ax
 
 
-def learning_curve(history, ax=None):
+def learning_curve(history: Mapping[str, Any], ax: Any = None) -> Any:
     """Draws the losses of each epoch, the best validation marked.
 
     ```python
@@ -429,7 +441,8 @@ def _open(ax):
     ax.spines[['top', 'right']].set_visible(False)
 
 
-def highest_density_levels(mass, regions=REGIONS):
+def highest_density_levels(mass: npt.ArrayLike,
+                           regions: Sequence[float] = REGIONS) -> list[float]:
     """Values of `mass` above which cells hold each fraction of its sum.
 
     Args:

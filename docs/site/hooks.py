@@ -20,9 +20,9 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, **_):
-    """On the site docs/ is the root, so that a link out of it goes nowhere else."""
+    """On the site docs/ is the root, so that a link out of it or into it goes nowhere else."""
     if '/' not in page.file.src_uri:
-        return markdown.replace('](../', '](')
+        return markdown.replace('](../', '](').replace('](docs/', '](')
     return markdown
 
 

@@ -1,16 +1,21 @@
 """`ConditionalAutoregressive`: each unit given those before it."""
 
+from collections.abc import Sequence
 import functools
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfp_conditional.bijectors import coupling
 from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import Activation, DType, Seed, Sizes
 from tfp_conditional.networks import made
 from tfp_conditional.networks import mlp
+from tfp_conditional.networks.mlp import MLP
+from tfp_conditional.transformers.transformer import Transformer
 
 
 class ConditionalAutoregressive(bijector.ConditionalBijector):
@@ -44,10 +49,14 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
     ```
     """
 
-    def __init__(self, event_size, condition_size, order=None,
-                 hidden_layers=(128, 128), activation='relu', transformer='affine',
-                 conditioner=None, dtype=tf.float32, seed=None, validate_args=False,
-                 name='conditional_autoregressive'):
+    def __init__(self, event_size: int, condition_size: Sizes,
+                 order: npt.ArrayLike | None = None,
+                 hidden_layers: Sequence[int] = (128, 128),
+                 activation: Activation = 'relu',
+                 transformer: str | Transformer = 'affine',
+                 conditioner: MLP | None = None, dtype: DType = tf.float32,
+                 seed: Seed | None = None, validate_args: bool = False,
+                 name: str = 'conditional_autoregressive') -> None:
         """Constructs the layer; its variables exist on return.
 
         Args:

@@ -1,9 +1,12 @@
 """`ConditionalChain`: composition that hands `conditions` to every part."""
 
+from collections.abc import Sequence
 import contextlib
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.bijectors import settings
@@ -12,6 +15,7 @@ from tfp_conditional.core import _tfp
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core import one_pass
 from tfp_conditional.core.one_pass import FORWARD, INVERSE
+from tfp_conditional.core.types import Conditions, TensorLike
 from tfp_conditional.networks import custom
 
 
@@ -50,8 +54,9 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
     ```
     """
 
-    def __init__(self, bijectors, validate_args=False, parameters=None,
-                 name='conditional_chain'):
+    def __init__(self, bijectors: Sequence[tfp.bijectors.Bijector],
+                 validate_args: bool = False, parameters: dict[str, Any] | None = None,
+                 name: str = 'conditional_chain') -> None:
         """Constructs the composition.
 
         Args:
@@ -140,16 +145,16 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
         return clone
 
     @property
-    def bijectors(self):
+    def bijectors(self) -> tuple[tfp.bijectors.Bijector, ...]:
         """The parts, in the order given; the last is applied first."""
         return tuple(self._bijectors)
 
     @property
-    def adapted(self):
+    def adapted(self) -> bool:
         """`bool`, whether no part is left that `adapt` would change."""
         return not adapt_lib.unadapted(self.steps(INVERSE))
 
-    def adapt(self, y, conditions=None):
+    def adapt(self, y: TensorLike, conditions: Conditions | None = None) -> None:
         """Lets parts that have an `adapt` learn from data what gradients do not.
 
         From the data side to the noise side, each such part that has not `adapted`
@@ -164,7 +169,7 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
         """
         self.adapt_batches([(y, conditions)])
 
-    def adapt_batches(self, batches):
+    def adapt_batches(self, batches: list[tuple[Any, Any]]) -> None:
         """`adapt`, to data in batches, the shapes of whose conditions may differ.
 
         This is what `fit` calls, and `adapt` for its one batch.
@@ -181,7 +186,7 @@ class ConditionalChain(bijector_lib.ConditionalBijector):
     def _inverse_and_log_det(self, y, conditions):
         return self._compose(self.steps(INVERSE), y, conditions, self._bounded)
 
-    def steps(self, direction):
+    def steps(self, direction: str) -> list[tuple[tfp.bijectors.Bijector, str]]:
         """The parts in order of application, each with its own direction: a list."""
         steps = list(zip(self._parts, self._directions))
         return steps if direction == FORWARD else [

@@ -1,16 +1,23 @@
 """`ConditionalCoupling` and `ConditionalElementwise`: a transformer, conditioned."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import Activation, DType, Seed, Sizes
 from tfp_conditional.networks import custom
 from tfp_conditional.networks import mlp
 from tfp_conditional.networks import network
+from tfp_conditional.networks.network import Conditioner
 from tfp_conditional.transformers import affine
 from tfp_conditional.transformers import spline
+from tfp_conditional.transformers.transformer import Transformer
 
 TRANSFORMERS = {
     'affine': affine.Affine,
@@ -106,10 +113,14 @@ class ConditionalCoupling(_ConditionedTransformer):
     ```
     """
 
-    def __init__(self, event_size, condition_size, mask=None,
-                 hidden_layers=(128, 128), activation='relu', transformer='affine',
-                 conditioner=None, dtype=tf.float32, seed=None, validate_args=False,
-                 name='conditional_coupling'):
+    def __init__(self, event_size: int, condition_size: Sizes,
+                 mask: npt.ArrayLike | None = None,
+                 hidden_layers: Sequence[int] = (128, 128),
+                 activation: Activation = 'relu',
+                 transformer: str | Transformer = 'affine',
+                 conditioner: Conditioner | Callable[..., Any] | None = None,
+                 dtype: DType = tf.float32, seed: Seed | None = None,
+                 validate_args: bool = False, name: str = 'conditional_coupling') -> None:
         """Constructs a coupling layer; its variables exist on return.
 
         Args:
@@ -173,10 +184,14 @@ class ConditionalElementwise(_ConditionedTransformer):
     ```
     """
 
-    def __init__(self, event_size, condition_size, hidden_layers=(128, 128),
-                 activation='relu', transformer='affine', conditioner=None,
-                 dtype=tf.float32, seed=None, validate_args=False,
-                 name='conditional_elementwise'):
+    def __init__(self, event_size: int, condition_size: Sizes,
+                 hidden_layers: Sequence[int] = (128, 128),
+                 activation: Activation = 'relu',
+                 transformer: str | Transformer = 'affine',
+                 conditioner: Conditioner | Callable[..., Any] | None = None,
+                 dtype: DType = tf.float32, seed: Seed | None = None,
+                 validate_args: bool = False,
+                 name: str = 'conditional_elementwise') -> None:
         """Constructs the layer; its variables exist on return.
 
         Args:

@@ -1,11 +1,15 @@
 """`ConditionalEmbedding`: a network between structured conditions and a flow."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core.one_pass import FORWARD, INVERSE
+from tfp_conditional.core.types import Conditions, Sizes, TensorLike
 from tfp_conditional.networks import custom
 
 
@@ -38,7 +42,9 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
     ```
     """
 
-    def __init__(self, bijector, embedding, condition_size, name=None):
+    def __init__(self, bijector: bijector_lib.ConditionalBijector,
+                 embedding: Callable[..., Any], condition_size: Sizes,
+                 name: str | None = None) -> None:
         """Constructs the bijector, and runs the embedding once, on zeros.
 
         Args:
@@ -74,26 +80,26 @@ class ConditionalEmbedding(bijector_lib.ConditionalBijector):
             self, lambda: self._embed(self.condition_spec.example()))
 
     @property
-    def bijector(self):
+    def bijector(self) -> bijector_lib.ConditionalBijector:
         """The bijector g."""
         return self._bijector
 
     @property
-    def embedding(self):
+    def embedding(self) -> Callable[..., Any]:
         """The network."""
         return self._embedding
 
     @property
-    def adapted(self):
+    def adapted(self) -> bool:
         """`bool`, whether nothing is left that `adapt` would change."""
         return (getattr(self._embedding, 'adapted', True)
                 and adapt_lib.adapted(self._bijector))
 
-    def adapt(self, y, conditions=None):
+    def adapt(self, y: TensorLike, conditions: Conditions | None = None) -> None:
         """Lets the embedding, and then g, learn from data; see `ConditionalChain.adapt`."""
         self.adapt_batches([(y, conditions)])
 
-    def adapt_batches(self, batches):
+    def adapt_batches(self, batches: list[tuple[Any, Any]]) -> None:
         """`adapt`, to data in batches, as sequences of several lengths need."""
         batches = adapt_lib.fewer([adapt_lib.check_data(self, *pair) for pair in batches])
         if hasattr(self._embedding, 'adapt_batches'):

@@ -1,11 +1,14 @@
 """`Gaussianization`: the shape of each unit of data, found and made that of a Gaussian."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from tfp_conditional.bijectors import unconditional
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core.one_pass import FORWARD
+from tfp_conditional.core.types import DType
 from tfp_conditional.transformers import spline
 
 NUM_BINS = 16
@@ -51,8 +54,8 @@ class Gaussianization(unconditional.Adaptive):
     ```
     """
 
-    def __init__(self, event_size, max_rows=None, dtype=tf.float32,
-                 name='gaussianization'):
+    def __init__(self, event_size: int, max_rows: int | None = None,
+                 dtype: DType = tf.float32, name: str = 'gaussianization') -> None:
         """Constructs the layer; its variables exist on return.
 
         Args:
@@ -94,7 +97,8 @@ class Gaussianization(unconditional.Adaptive):
                                 (self.shape, np.concatenate(shape, axis=1))]:
             variable.assign(tf.cast(value, self.dtype))
 
-    def unchecked_pass(self, direction, value, conditions=None):
+    def unchecked_pass(self, direction: str, value: tf.Tensor,
+                       conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         shape = tf.convert_to_tensor(self.shape)
         log_scale = tf.reduce_sum(tf.math.log(self.scale))
         if direction == FORWARD:

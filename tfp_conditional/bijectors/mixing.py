@@ -1,11 +1,14 @@
 """`ActNorm` and `InvertibleLinear`: what stands between couplings, unconditional."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from tfp_conditional.bijectors import unconditional
 from tfp_conditional.core import seeds
 from tfp_conditional.core.one_pass import FORWARD
+from tfp_conditional.core.types import DType, Seed
 
 MAX_LOG_SCALE = 2.   # What `InvertibleLinear` may scale a unit by, exp(2), about 7.
 
@@ -39,7 +42,8 @@ class ActNorm(unconditional.Adaptive):
     ```
     """
 
-    def __init__(self, event_size, dtype=tf.float32, name='act_norm'):
+    def __init__(self, event_size: int, dtype: DType = tf.float32,
+                 name: str = 'act_norm') -> None:
         """Constructs the layer; its variables exist on return.
 
         Args:
@@ -65,7 +69,8 @@ class ActNorm(unconditional.Adaptive):
         self.shift.assign(tf.zeros_like(self.shift))
         self.log_scale.assign(tf.cast(np.log(scale), self.dtype))
 
-    def unchecked_pass(self, direction, value, conditions=None):
+    def unchecked_pass(self, direction: str, value: tf.Tensor,
+                       conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         log_det = tf.reduce_sum(self.log_scale)
         if direction == FORWARD:
             value = (value + self.shift) * tf.exp(self.log_scale)
@@ -103,8 +108,8 @@ class InvertibleLinear(unconditional.Unconditional):
     ```
     """
 
-    def __init__(self, event_size, dtype=tf.float32, seed=None,
-                 name='invertible_linear'):
+    def __init__(self, event_size: int, dtype: DType = tf.float32,
+                 seed: Seed | None = None, name: str = 'invertible_linear') -> None:
         """Constructs the layer; its variables exist on return.
 
         Args:
@@ -130,7 +135,8 @@ class InvertibleLinear(unconditional.Unconditional):
                 rng.permutation(self.event_size).astype(np.int64), trainable=False,
                 name='permutation')
 
-    def unchecked_pass(self, direction, value, conditions=None):
+    def unchecked_pass(self, direction: str, value: tf.Tensor,
+                       conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         kernel = tf.cast(self.kernel, tf.float64)
         log_diagonal = MAX_LOG_SCALE * tf.tanh(
             tf.linalg.diag_part(kernel) / MAX_LOG_SCALE)

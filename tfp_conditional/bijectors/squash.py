@@ -1,11 +1,14 @@
 """`Squash`: onto bounded intervals by tanh, with densities at their very ends."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from tfp_conditional.bijectors import settings
 from tfp_conditional.bijectors import unconditional
 from tfp_conditional.core.one_pass import FORWARD
+from tfp_conditional.core.types import DType, TensorLike
 
 # Up to this many steps of the greater bound beyond one, which is 4 units in the last
 # place or more, an event is one that was rounded: rescaling is rarely further off.
@@ -55,8 +58,8 @@ class Squash(unconditional.Unconditional):
     ```
     """
 
-    def __init__(self, low, high, dtype=tf.float32, validate_args=False,
-                 name='squash'):
+    def __init__(self, low: TensorLike, high: TensorLike, dtype: DType = tf.float32,
+                 validate_args: bool = False, name: str = 'squash') -> None:
         """Constructs the bijector.
 
         Args:
@@ -82,16 +85,17 @@ class Squash(unconditional.Unconditional):
         self._settings = settings.Settings(self.name, low=self._low, high=self._high)
 
     @property
-    def low(self):
+    def low(self) -> tf.Tensor:
         """Least values, array `[D]`."""
         return self._low
 
     @property
-    def high(self):
+    def high(self) -> tf.Tensor:
         """Greatest values, array `[D]`."""
         return self._high
 
-    def unchecked_pass(self, direction, value, conditions=None):
+    def unchecked_pass(self, direction: str, value: tf.Tensor,
+                       conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         if direction == FORWARD:
             return self._squash(value), tf.reduce_sum(self._log_slope(value), -1)
         x, outside = self._unsquash(value)

@@ -1,5 +1,7 @@
 """`Standardized`: a flow in the units of its data."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -8,6 +10,7 @@ from tfp_conditional.bijectors import regression
 from tfp_conditional.bijectors import unconditional
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core.one_pass import FORWARD, INVERSE
+from tfp_conditional.core.types import Conditions, TensorLike
 from tfp_conditional.networks import network
 
 
@@ -65,7 +68,8 @@ class Standardized(bijector_lib.ConditionalBijector):
     ```
     """
 
-    def __init__(self, bijector, linear=False, name=None):
+    def __init__(self, bijector: bijector_lib.ConditionalBijector, linear: bool = False,
+                 name: str | None = None) -> None:
         """Constructs the bijector.
 
         Args:
@@ -117,17 +121,17 @@ class Standardized(bijector_lib.ConditionalBijector):
             for initial, name in ((tf.zeros, 'loc'), (tf.ones, 'scale')))
 
     @property
-    def bijector(self):
+    def bijector(self) -> bijector_lib.ConditionalBijector:
         """The bijector g of standardized events."""
         return self._bijector
 
     @property
-    def condition_loc(self):
+    def condition_loc(self) -> Any:
         """Means of the conditions: a nest of variables, like `condition_size`."""
         return self._pack(loc for loc, _ in self._condition_statistics)
 
     @property
-    def condition_scale(self):
+    def condition_scale(self) -> Any:
         """Their standard deviations, likewise."""
         return self._pack(scale for _, scale in self._condition_statistics)
 
@@ -135,11 +139,11 @@ class Standardized(bijector_lib.ConditionalBijector):
         return tf.nest.pack_sequence_as(self.condition_size, list(leaves))
 
     @property
-    def adapted(self):
+    def adapted(self) -> bool:
         """`bool`, whether this and all within it have learnt from data."""
         return unconditional.is_set(self._adapted) and adapt_lib.adapted(self._bijector)
 
-    def adapt(self, y, conditions=None):
+    def adapt(self, y: TensorLike, conditions: Conditions | None = None) -> None:
         """Learns means and deviations, then lets the bijector within adapt.
 
         What has adapted before is left as it is. A feature that is constant gets a

@@ -4,11 +4,14 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_conditional.core.types import DType, TensorLike
+
 tfb = tfp.bijectors
 
 
-def support_bijector(low=None, high=None, simplex=False, dtype=tf.float32,
-                     name='support'):
+def support_bijector(low: TensorLike | None = None, high: TensorLike | None = None,
+                     simplex: bool = False, dtype: DType = tf.float32,
+                     name: str = 'support') -> tfp.bijectors.Bijector:
     """A stock bijector onto intervals, half-lines or the simplex, unit by unit.
 
     It goes on the data side of a flow, for targets that are bounded. Its log-det

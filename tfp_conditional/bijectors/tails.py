@@ -1,10 +1,13 @@
 """`Tails`: the heavy tails of data, found and made those of a Gaussian."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from tfp_conditional.bijectors import unconditional
 from tfp_conditional.core.one_pass import FORWARD
+from tfp_conditional.core.types import DType
 
 MIN_ROWS = 300   # Fewer than 30 values of a tail do not tell how heavy it is.
 # The map goes on with this power of e as its slope: it cannot overflow.
@@ -51,7 +54,8 @@ class Tails(unconditional.Adaptive):
     ```
     """
 
-    def __init__(self, event_size, dtype=tf.float32, name='tails'):
+    def __init__(self, event_size: int, dtype: DType = tf.float32,
+                 name: str = 'tails') -> None:
         """Constructs the layer; its variables exist on return.
 
         Args:
@@ -86,7 +90,8 @@ class Tails(unconditional.Adaptive):
                 (self.high_scale, high_scale), (self.high_bend, high_bend)]:
             variable.assign(tf.cast(value, self.dtype))
 
-    def unchecked_pass(self, direction, value, conditions=None):
+    def unchecked_pass(self, direction: str, value: tf.Tensor,
+                       conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         step = _stretch if direction == FORWARD else _compress
         log_det = 0.
         # Each value is moved by one of them at most.

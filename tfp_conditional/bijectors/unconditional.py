@@ -4,33 +4,38 @@
 from data what gradients do not learn: once, so that a second fit moves nothing.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import one_pass
 from tfp_conditional.core.one_pass import FORWARD
+from tfp_conditional.core.types import Conditions, DType, TensorLike
 
 
 class Unconditional(one_pass.OnePassBijector):
     """A bijector of vectors `[..., D]` that takes no conditions."""
 
-    def __init__(self, event_size, dtype, parameters, name,
-                 is_constant_jacobian=True):
+    def __init__(self, event_size: int, dtype: DType, parameters: dict[str, Any],
+                 name: str, is_constant_jacobian: bool = True) -> None:
         dtype = conditions_lib.floating(dtype)
         self._event_size = conditions_lib.positive_int(event_size, 'event_size')
         super().__init__(dtype=dtype, is_constant_jacobian=is_constant_jacobian,
                          parameters=parameters, name=name)
 
     @property
-    def event_size(self):
+    def event_size(self) -> int:
         """`int` D, the last dimension of `x` and `y`."""
         return self._event_size
 
-    def unchecked_pass(self, direction, value, conditions=None):
+    def unchecked_pass(self, direction: str, value: tf.Tensor,
+                       conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         raise NotImplementedError
 
-    def one_pass(self, direction, value, kwargs):
+    def one_pass(self, direction: str, value: TensorLike,
+                 kwargs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         if kwargs:
             raise TypeError(
                 f'{self.name!r} is unconditional and takes no keyword arguments; '
@@ -57,18 +62,18 @@ class Unconditional(one_pass.OnePassBijector):
 class Adaptive(Unconditional):
     """One that learns from data, once."""
 
-    def __init__(self, event_size, dtype, parameters, name,
-                 is_constant_jacobian=True):
+    def __init__(self, event_size: int, dtype: DType, parameters: dict[str, Any],
+                 name: str, is_constant_jacobian: bool = True) -> None:
         super().__init__(event_size, dtype, parameters, name, is_constant_jacobian)
         with tf.name_scope(self.name):
             self._adapted = flag()
 
     @property
-    def adapted(self):
+    def adapted(self) -> bool:
         """`bool`, whether `adapt` has learnt from data."""
         return is_set(self._adapted)
 
-    def adapt(self, y, conditions=None):
+    def adapt(self, y: TensorLike, conditions: Conditions | None = None) -> None:
         """Learns from data what gradients do not train; does so only once.
 
         Args:

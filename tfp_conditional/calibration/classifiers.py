@@ -1,6 +1,7 @@
 """Classifiers that tell samples from samples, all in all or for one condition."""
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfp_conditional.calibration import ranks as ranks_lib
@@ -9,7 +10,8 @@ from tfp_conditional.core import seeds
 from tfp_conditional.core.progress import progress
 
 
-def classifier_two_sample_test(x, y, num_folds=5, seed=0):
+def classifier_two_sample_test(x: npt.ArrayLike, y: npt.ArrayLike, num_folds: int = 5,
+                               seed: int = 0) -> tuple[float, np.ndarray]:
     """Accuracy with which a classifier tells x from y: 0.5 where it cannot.
 
     As in sbibm (Lueckmann et al. 2021, https://arxiv.org/abs/2101.04653; the test

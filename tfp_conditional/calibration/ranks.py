@@ -2,19 +2,24 @@
 
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_conditional.calibration import uniformity
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core import seeds
 from tfp_conditional.core.progress import progress
+from tfp_conditional.core.types import Conditions, TensorLike
 from tfp_conditional.fitting.data import checked_data
 
 _EVENTS = 2**15        # Samples that meet the network at once.
 
 
-def simulation_based_calibration(dist, targets, conditions, num_samples=999,
-                                 log_prob=False, seed=None, verbose=True):
+def simulation_based_calibration(dist: tfp.distributions.Distribution,
+                                 targets: TensorLike, conditions: Conditions,
+                                 num_samples: int = 999, log_prob: bool = False,
+                                 seed: int | None = None,
+                                 verbose: bool = True) -> np.ndarray:
     """Ranks of targets among samples, in each coordinate (Talts et al. 2018).
 
     ```none
@@ -71,8 +76,9 @@ def simulation_based_calibration(dist, targets, conditions, num_samples=999,
                   lambda y, _: y, log_prob=False)
 
 
-def expected_coverage(dist, targets, conditions, num_samples=999, seed=None,
-                      verbose=True):
+def expected_coverage(dist: tfp.distributions.Distribution, targets: TensorLike,
+                      conditions: Conditions, num_samples: int = 999,
+                      seed: int | None = None, verbose: bool = True) -> np.ndarray:
     """Levels of the highest-density regions that just hold the targets.
 
     ```none
@@ -102,8 +108,10 @@ def expected_coverage(dist, targets, conditions, num_samples=999, seed=None,
     return uniformity.levels_of(ranks[:, 0], num_samples, seed)
 
 
-def tarp(dist, targets, conditions, num_samples=999, references=None, seed=None,
-         verbose=True):
+def tarp(dist: tfp.distributions.Distribution, targets: TensorLike,
+         conditions: Conditions, num_samples: int = 999,
+         references: TensorLike | None = None, seed: int | None = None,
+         verbose: bool = True) -> np.ndarray:
     """Levels of balls around reference points that just hold the targets.
 
     ```none

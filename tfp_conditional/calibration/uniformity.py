@@ -1,6 +1,7 @@
 """Whether ranks and levels are uniform: a test, curves and bands."""
 
 import numpy as np
+import numpy.typing as npt
 
 try:
     from scipy import stats
@@ -14,7 +15,8 @@ from tfp_conditional.core import seeds
 _SIMULATIONS = 10_000  # Of calibrated results, for simultaneous bands.
 
 
-def uniformity_test(levels, num_samples=None, seed=0):
+def uniformity_test(levels: npt.ArrayLike, num_samples: int | None = None,
+                    seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Kolmogorov-Smirnov test that levels, or ranks, are uniform.
 
     ```none
@@ -55,7 +57,8 @@ def uniformity_test(levels, num_samples=None, seed=0):
     return result.statistic, result.pvalue
 
 
-def coverage_curve(levels, num_points=101):
+def coverage_curve(levels: npt.ArrayLike,
+                   num_points: int = 101) -> tuple[np.ndarray, np.ndarray]:
     """The fraction of levels up to each alpha: the expected coverage.
 
     ```python
@@ -79,7 +82,9 @@ def coverage_curve(levels, num_points=101):
     return alphas, np.searchsorted(levels, alphas, side='right') / len(levels)
 
 
-def coverage_band(num_rows, band_probability=0.95, simultaneous=True, num_points=101):
+def coverage_band(num_rows: int, band_probability: float = 0.95,
+                  simultaneous: bool = True,
+                  num_points: int = 101) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the coverage curve of uniform levels lies.
 
     The number of N levels up to alpha is Binomial(N, alpha). Pointwise, the band is
@@ -116,8 +121,10 @@ def coverage_band(num_rows, band_probability=0.95, simultaneous=True, num_points
             np.r_[0, upper, num_rows] / num_rows)
 
 
-def histogram_band(num_rows, num_samples, num_bins=20, band_probability=0.95,
-                   simultaneous=True):
+def histogram_band(
+        num_rows: int, num_samples: int, num_bins: int = 20,
+        band_probability: float = 0.95,
+        simultaneous: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the counts of a histogram of uniform ranks lie.
 
     ```python
@@ -178,6 +185,15 @@ def _band(num_rows, probs, band_probability, simultaneous, cumulative=False):
 
 
 def _rank_edges(num_samples, num_bins):
+    ranks = conditions_lib.positive_int(num_samples, 'num_samples') + 1
+    if conditions_lib.positive_int(num_bins, 'num_bins') > ranks:
+        raise ValueError(f'`num_bins` must be at most the number of ranks, {ranks}; '
+                         f'got {num_bins}.')
+    return np.round(np.linspace(0, ranks, num_bins + 1)).astype(np.int64)
+
+
+def conditional_bijector(
+        dist: tfp.distributions.Distribution) -> bijector_lib.ConditionalBijector:
     ranks = conditions_lib.positive_int(num_samples, 'num_samples') + 1
     if conditions_lib.positive_int(num_bins, 'num_bins') > ranks:
         raise ValueError(f'`num_bins` must be at most the number of ranks, {ranks}; '

@@ -1,5 +1,8 @@
 """`ConditionalBijector`: the contract, and `condition`, which hides it from TFP."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -9,6 +12,7 @@ from tfp_conditional.core import compiled
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import one_pass
 from tfp_conditional.core.one_pass import FORWARD
+from tfp_conditional.core.types import Conditions, DType, Nest, Sizes, TensorLike
 
 
 class ConditionalBijector(one_pass.OnePassBijector):
@@ -59,9 +63,11 @@ class ConditionalBijector(one_pass.OnePassBijector):
     ```
     """
 
-    def __init__(self, event_size, condition_size, output_event_size=None,
-                 is_constant_jacobian=False, dtype=tf.float32,
-                 validate_args=False, parameters=None, name=None):
+    def __init__(self, event_size: int, condition_size: Sizes,
+                 output_event_size: int | None = None, is_constant_jacobian: bool = False,
+                 dtype: DType = tf.float32, validate_args: bool = False,
+                 parameters: dict[str, Any] | None = None,
+                 name: str | None = None) -> None:
         """Constructs the base of a conditional bijector.
 
         Args:
@@ -92,26 +98,27 @@ class ConditionalBijector(one_pass.OnePassBijector):
                          name=name)
 
     @property
-    def event_size(self):
+    def event_size(self) -> int:
         """`int` D, the last dimension of `x`."""
         return self._event_size
 
     @property
-    def output_event_size(self):
+    def output_event_size(self) -> int:
         """`int` D', the last dimension of `y`."""
         return self._output_event_size
 
     @property
-    def condition_size(self):
+    def condition_size(self) -> Sizes:
         """`int` or nest of `int`, the last dimension(s) of `conditions`."""
         return self._condition_spec.size
 
     @property
-    def condition_spec(self):
+    def condition_spec(self) -> conditions_lib.ConditionSpec:
         """`ConditionSpec`, which checks conditions and knows their shapes."""
         return self._condition_spec
 
-    def _forward_and_log_det(self, x, conditions):
+    def _forward_and_log_det(self, x: tf.Tensor,
+                             conditions: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `y [..., D]` and `log |det dy/dx| [...]` from one pass.
 
         Args:
@@ -122,12 +129,14 @@ class ConditionalBijector(one_pass.OnePassBijector):
         raise NotImplementedError(f'{type(self).__name__} must implement '
                                   '`_forward_and_log_det(x, conditions)`.')
 
-    def _inverse_and_log_det(self, y, conditions):
+    def _inverse_and_log_det(self, y: tf.Tensor,
+                             conditions: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `x [..., D]` and `log |det dx/dy| [...]` from one pass."""
         raise NotImplementedError(f'{type(self).__name__} must implement '
                                   '`_inverse_and_log_det(y, conditions)`.')
 
-    def condition(self, conditions, name=None):
+    def condition(self, conditions: Conditions,
+                  name: str | None = None) -> 'ConditionedBijector':
         """Returns this bijector for fixed conditions, in need of no keyword.
 
         ```python
@@ -154,7 +163,8 @@ class ConditionalBijector(one_pass.OnePassBijector):
         """
         return ConditionedBijector(self, conditions, name=name)
 
-    def one_pass(self, direction, value, kwargs):
+    def one_pass(self, direction: str, value: TensorLike,
+                 kwargs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         conditions_lib.reject_unknown(kwargs, self.name)
         conditions = kwargs.get('conditions')
         if isinstance(conditions, _Checked):
@@ -168,19 +178,19 @@ class ConditionalBijector(one_pass.OnePassBijector):
             [value.shape[-1:], *self.condition_shapes], (direction,))
 
     @property
-    def condition_shapes(self):
+    def condition_shapes(self) -> tuple[tf.TensorShape, ...]:
         """How the shapes of the leaves of `conditions` end, after the batch axes."""
         return self._condition_spec.shapes
 
-    def condition_signature(self, batch_shape):
+    def condition_signature(self, batch_shape: Sequence[int | None]) -> Any:
         """A nest of `tf.TensorSpec` for conditions of that batch shape."""
         return self._condition_spec.signature(batch_shape)
 
-    def checked(self, leaves):
+    def checked(self, leaves: Sequence[tf.Tensor]) -> '_Checked':
         """Leaves of conditions that were checked: `conditions` as a pass takes them."""
         return _Checked(leaves)
 
-    def check_conditions(self, conditions):
+    def check_conditions(self, conditions: Conditions | None) -> Any:
         """`conditions` as a nest of tensors of one batch shape, or an error.
 
         Raises:
@@ -188,15 +198,16 @@ class ConditionalBijector(one_pass.OnePassBijector):
         """
         return self._condition_spec.check(conditions, self.name)
 
-    def batch_shape_of(self, conditions):
+    def batch_shape_of(self, conditions: Nest) -> tf.TensorShape:
         """The static batch shape of checked conditions."""
         return self._condition_spec.batch_shape(conditions)
 
-    def batch_shape_tensor_of(self, leaves):
+    def batch_shape_tensor_of(self, leaves: Nest) -> tf.Tensor:
         """The batch shape of the leaves of checked conditions, as a tensor."""
         return self._condition_spec.batch_shape_tensor(leaves)
 
-    def check_pass(self, direction, value, conditions):
+    def check_pass(self, direction: str, value: TensorLike,
+                   conditions: Conditions | None) -> tuple[tf.Tensor, Any]:
         """The arguments of a pass as tensors, the value of the result's batch shape.
 
         Raises:
@@ -220,7 +231,8 @@ class ConditionalBijector(one_pass.OnePassBijector):
                 conditions)
         return value, conditions
 
-    def exact_pass(self, direction, value, *leaves):
+    def exact_pass(self, direction: str, value: tf.Tensor,
+                   *leaves: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """`unchecked_pass` with results of exactly the shapes `[..., D']` and `[...]`.
 
         Args:
@@ -248,7 +260,8 @@ class ConditionalBijector(one_pass.OnePassBijector):
         log_det.set_shape(batch)
         return result, log_det
 
-    def unchecked_pass(self, direction, value, conditions=None):
+    def unchecked_pass(self, direction: str, value: tf.Tensor,
+                       conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         if direction == FORWARD:
             result, log_det = self._forward_and_log_det(value, conditions)
             size = self._output_event_size
@@ -271,7 +284,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
                             f'{log_det.dtype.name}.')
         return result, log_det
 
-    def expanded(self, value, conditions):
+    def expanded(self, value: tf.Tensor, conditions: Nest) -> tf.Tensor:
         """Events `[..., D]`, expanded to the batch shape of checked conditions."""
         batch = value.shape[:-1]
         full = self._full_batch(batch, conditions)
@@ -284,7 +297,8 @@ class ConditionalBijector(one_pass.OnePassBijector):
             tf.broadcast_to(value, tf.concat([shape, tf.shape(value)[-1:]], 0)),
             full + value.shape[-1:])
 
-    def refuse_shared_noise(self, batch, conditions):
+    def refuse_shared_noise(self, batch: tf.TensorShape,
+                            conditions: Nest) -> tf.TensorShape:
         """Raises where checked conditions would expand noise of that batch shape.
 
         Returns:
@@ -299,7 +313,7 @@ class ConditionalBijector(one_pass.OnePassBijector):
             raise ValueError(self._share_noise_message(batch, condition_batch))
         return full
 
-    def unshared(self, value, conditions):
+    def unshared(self, value: tf.Tensor, conditions: Nest) -> tf.Tensor:
         """Noise `[..., D]`, once it is known that no conditions share it."""
         batch = value.shape[:-1]
         if self.refuse_shared_noise(batch, conditions).is_fully_defined() and (
@@ -379,7 +393,8 @@ def _with_last(shape, size):
 class ConditionedBijector(one_pass.OnePassBijector):
     """A conditional bijector for fixed conditions; see `ConditionalBijector.condition`."""
 
-    def __init__(self, bijector, conditions, validate_args=False, name=None):
+    def __init__(self, bijector: ConditionalBijector, conditions: Conditions,
+                 validate_args: bool = False, name: str | None = None) -> None:
         if not isinstance(bijector, ConditionalBijector):
             raise TypeError('`bijector` must be a ConditionalBijector; got '
                             f'{type(bijector).__name__}.')
@@ -395,12 +410,12 @@ class ConditionedBijector(one_pass.OnePassBijector):
             parameters=parameters, name=name or f'{bijector.name}_given')
 
     @property
-    def bijector(self):
+    def bijector(self) -> ConditionalBijector:
         """The conditional bijector, whose variables this shares."""
         return self._bijector
 
     @property
-    def conditions(self):
+    def conditions(self) -> Any:
         """The conditions, as they were given."""
         return self._conditions
 
@@ -411,7 +426,8 @@ class ConditionedBijector(one_pass.OnePassBijector):
                 lambda rank: x_event_ndims + rank - 1,
                 self._bijector.condition_spec.event_ndims()))}
 
-    def one_pass(self, direction, value, kwargs):
+    def one_pass(self, direction: str, value: TensorLike,
+                 kwargs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         if kwargs:
             raise TypeError(f'{self.name!r} has its conditions already and takes no '
                             f'keyword arguments; got {sorted(kwargs)}.')

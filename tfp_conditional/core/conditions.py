@@ -159,7 +159,7 @@ class ConditionSpec:
         return (isinstance(other, ConditionSpec) and self.size == other.size
                 and self.dtype == other.dtype)
 
-    __hash__ = None
+    __hash__ = None     # type: ignore[assignment]
 
     def check(self, conditions, owner, lossless=False):
         """Returns `conditions` as a nest of tensors that broadcast together.

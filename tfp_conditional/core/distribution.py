@@ -1,9 +1,11 @@
 """`ConditionalTransformedDistribution`: a base distribution seen through a flow."""
 
+from collections.abc import Callable
 import copy
 import functools
 import os
 import threading
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +18,7 @@ from tfp_conditional.core import dropout
 from tfp_conditional.core import one_pass
 from tfp_conditional.core import serving
 from tfp_conditional.core.one_pass import FORWARD, INVERSE
+from tfp_conditional.core.types import Conditions, Path, Seed, Shape, TensorLike
 
 tfd = tfp.distributions
 
@@ -71,8 +74,10 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
     `tf.train.Checkpoint` and `tf.saved_model.save` (see `Exportable`) keep it whole.
     """
 
-    def __init__(self, distribution, bijector, kwargs_split_fn=None,
-                 validate_args=False, name=None):
+    def __init__(self, distribution: tfp.distributions.Distribution,
+                 bijector: one_pass.OnePassBijector,
+                 kwargs_split_fn: Callable[..., Any] | None = None,
+                 validate_args: bool = False, name: str | None = None) -> None:
         """Constructs the distribution.
 
         Args:
@@ -113,7 +118,8 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
     def _parameter_properties(cls, dtype, num_classes=None):
         return super()._parameter_properties(dtype, num_classes=num_classes)
 
-    def given(self, conditions, name=None):
+    def given(self, conditions: Conditions,
+              name: str | None = None) -> 'ConditionalTransformedDistribution':
         """Returns the distribution for given conditions, which needs no keyword.
 
         It costs next to nothing to make: make a new one for each batch.
@@ -142,8 +148,8 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         given = object.__new__(type(self))
         # TFP takes milliseconds to make a distribution: it does when something asks
         # for what these do not answer.
-        vars(given).update(_root=self, _conditions=conditions, _name_given=name,
-                           _is_pending=True)
+        given.__dict__.update(_root=self, _conditions=conditions, _name_given=name,
+                              _is_pending=True)
         if not tf.executing_eagerly():
             given._begin()
         return given
@@ -170,33 +176,39 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
 
     # Called eagerly, TFP's methods run as one compiled function; else as they are.
 
-    def log_prob(self, value, name='log_prob', **kwargs):
+    def log_prob(self, value: TensorLike, name: str = 'log_prob',
+                 **kwargs: Any) -> tf.Tensor:
         """Log-densities `[...]` of events `[..., D]`; see `tfd.Distribution`."""
         self._check_kwargs(kwargs)
         call = self._eager_call(kwargs)
         return (super().log_prob(value, name=name, **kwargs) if call is None
                 else call.density('log_prob', value))
 
-    def prob(self, value, name='prob', **kwargs):
+    def prob(self, value: TensorLike, name: str = 'prob', **kwargs: Any) -> tf.Tensor:
         """Densities `[...]` of events `[..., D]`; see `tfd.Distribution`."""
         self._check_kwargs(kwargs)
         call = self._eager_call(kwargs)
         return (super().prob(value, name=name, **kwargs) if call is None
                 else call.density('prob', value))
 
-    def unnormalized_log_prob(self, value, name='unnormalized_log_prob', **kwargs):
+    def unnormalized_log_prob(self, value: TensorLike,
+                              name: str = 'unnormalized_log_prob',
+                              **kwargs: Any) -> tf.Tensor:
         """`log_prob`."""
         return self.log_prob(value, name=name, **kwargs)
 
-    def sample(self, sample_shape=(), seed=None, name='sample', **kwargs):
+    def sample(self, sample_shape: Shape = (), seed: Seed | None = None,
+               name: str = 'sample', **kwargs: Any) -> tf.Tensor:
         """Samples `[*sample_shape, ..., D]`; see the class for seeds."""
         self._check_kwargs(kwargs)
         call, seed = self._eager_call(kwargs), _stateless(seed)
         return (super().sample(sample_shape, seed=seed, name=name, **kwargs)
                 if call is None else call.draw('sample', sample_shape, seed))
 
-    def experimental_sample_and_log_prob(self, sample_shape=(), seed=None,
-                                         name='sample_and_log_prob', **kwargs):
+    def experimental_sample_and_log_prob(self, sample_shape: Shape = (),
+                                         seed: Seed | None = None,
+                                         name: str = 'sample_and_log_prob',
+                                         **kwargs: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Samples, as `sample`, and their log-densities, from one pass."""
         self._check_kwargs(kwargs)
         call, seed = self._eager_call(kwargs), _stateless(seed)
@@ -270,8 +282,8 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
     def _event_ndims(self):
         return self._base_event_shape.rank
 
-    def compiled(self, method, batch_shape=(), frozen=False, seed=None,
-                 jit_compile=True):
+    def compiled(self, method: str, batch_shape: Shape = (), frozen: bool = False,
+                 seed: int | None = None, jit_compile: bool = True) -> Callable[..., Any]:
         """Returns a method compiled for one shape, from NumPy to NumPy: the hot loop.
 
         It is for the call that is made at every step of an environment, and checks
@@ -342,7 +354,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
 
     # Copies and exports.
 
-    def export(self, path):
+    def export(self, path: Path) -> None:
         """Writes a SavedModel that needs neither this package nor TFP.
 
         It has the methods of `Exportable`, for Python, and signatures of named tensors,
@@ -408,7 +420,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         serving.save(path, [self.distribution, self.bijector], methods.functions,
                      methods.signatures())
 
-    def exported_methods(self):
+    def exported_methods(self) -> dict[str, Callable[..., Any]]:
         """Name -> `tf.function`, as `Exportable` describes them.
 
         What they run is what eager calls run, so that values are the same bit for bit.
@@ -429,13 +441,13 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
     def _trackable_children(self, save_type='checkpoint', **kwargs):
         # What `tf.saved_model.save` and `tf.train.Checkpoint` ask: see `_tfp`.
         if vars(self).get('_is_pending'):
-            self.batch_shape
+            _ = self.batch_shape
         children = dict(super()._trackable_children(save_type, **kwargs))
         if save_type == _tfp.SAVED_MODEL:
             children.update(self.exported_methods())
         return children
 
-    def copy(self, **overrides):
+    def copy(self, **overrides: Any) -> 'ConditionalTransformedDistribution':
         """Returns a distribution with other arguments, and the variables of its parts."""
         return type(self)(**{**self.parameters, **overrides})
 
@@ -513,7 +525,7 @@ class _HotLoop:
         elif method in (FORWARD, INVERSE):
             size = size if method == FORWARD else flow.forward_event_shape(size)
 
-            def run(*arguments):
+            def run(*arguments):     # type: ignore[misc]
                 return flow.exact_pass(method, *arguments)[0]
         else:
             raise ValueError(
@@ -534,7 +546,7 @@ class _HotLoop:
             traced = compile_(run)
             constant = _tfp.freeze(traced)
 
-            def run(*arguments):
+            def run(*arguments):     # type: ignore[misc]
                 return tf.nest.pack_sequence_as(
                     traced.structured_outputs, constant(*arguments))
         self._function = compile_(run, jit_compile)
@@ -628,7 +640,8 @@ def _unpacked(value):
     return value
 
 
-def given(dist, conditions):
+def given(dist: tfp.distributions.Distribution,
+          conditions: Conditions) -> ConditionalTransformedDistribution:
     """Returns `dist` for given conditions, also where `dist` is one of TFP's own.
 
     Of a `ConditionalTransformedDistribution` it is the method `given`.

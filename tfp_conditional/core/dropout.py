@@ -1,22 +1,27 @@
 """`dropout`, and `training`, the context in which it is on."""
 
+from collections.abc import Iterator
 import contextlib
 import threading
+from typing import Any
 
 import tensorflow as tf
+
+from tfp_conditional.core.types import Seed
 
 
 class _Training(threading.local):
     """Whether this thread trains, and where its noise comes from."""
 
-    active, seed, count = False, None, 0
+    active, count = False, 0
+    seed: Any = None
 
 
 _training = _Training()
 
 
 @contextlib.contextmanager
-def training(seed=None):
+def training(seed: Seed | None = None) -> Iterator[None]:
     """Context in which dropout is on, as `fit` sets it around a training step.
 
     It counts where Python runs: a `tf.function` keeps what it was traced with, and

@@ -13,6 +13,7 @@ pass before it answers. The log-det lies on that tensor, and is freed with it.
 """
 
 import copy
+from typing import Any
 import weakref
 
 import numpy as np
@@ -21,15 +22,16 @@ import tensorflow_probability as tfp
 
 from tfp_conditional.core import _tfp
 from tfp_conditional.core import compiled
+from tfp_conditional.core.types import do_not_convert, TensorLike
 
-tfb, tfd = tfp.bijectors, tfp.distributions
+tfd = tfp.distributions
 
 FORWARD, INVERSE = 'forward', 'inverse'
 
 _NOTE = '_tfp_conditional_note'   # Where a tensor keeps the log-det of its pass.
 
 
-class OnePassBijector(_tfp.Picklable, tfb.Bijector):
+class OnePassBijector(_tfp.Picklable, tfp.bijectors.Bijector):
     """A bijector whose value and log-det come from one pass.
 
     A subclass writes `one_pass`, which all methods of TFP's come down to.
@@ -41,11 +43,12 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
     # Whether events may lie outside of what it maps onto, its log-det then -inf.
     has_edges = False
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(forward_min_event_ndims=1, **kwargs)
         self._compiled = compiled.CompiledMethods()
 
-    def one_pass(self, direction, value, kwargs):
+    def one_pass(self, direction: str, value: TensorLike,
+                 kwargs: dict[str, Any]) -> tuple[tf.Tensor, tf.Tensor]:
         """The value and the log-det of a direction, always afresh.
 
         Args:
@@ -59,7 +62,8 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
         raise NotImplementedError(
             f'{type(self).__name__} must implement `one_pass`.')
 
-    def unchecked_pass(self, direction, value, conditions=None):
+    def unchecked_pass(self, direction: str, value: tf.Tensor,
+                       conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
         """`one_pass` on what was checked, for a chain to make one pass of many.
 
         Args:
@@ -76,13 +80,13 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
     # TFP's four public methods. They are overridden, rather than the private
     # ones beneath them, because TFP's own go through its cache.
 
-    @tf.autograph.experimental.do_not_convert
-    def forward(self, x, name='forward', **kwargs):
+    @do_not_convert
+    def forward(self, x: TensorLike, name: str = 'forward', **kwargs: Any) -> tf.Tensor:
         """Returns `y = g(x)`; see the class for shapes."""
         return self._named_pass(FORWARD, x, name, kwargs)[0]
 
-    @tf.autograph.experimental.do_not_convert
-    def inverse(self, y, name='inverse', **kwargs):
+    @do_not_convert
+    def inverse(self, y: TensorLike, name: str = 'inverse', **kwargs: Any) -> tf.Tensor:
         """Returns `x = g^-1(y)`; see the class for shapes."""
         x, ildj = self._named_pass(INVERSE, y, name, kwargs)
         if self.has_edges:    # Where there is no density there is no latent.
@@ -92,34 +96,43 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
             setattr(x, _NOTE, _Note(self, kwargs, -ildj))
         return x
 
-    @tf.autograph.experimental.do_not_convert
-    def forward_log_det_jacobian(self, x, event_ndims=None,
-                                 name='forward_log_det_jacobian', **kwargs):
+    @do_not_convert
+    def forward_log_det_jacobian(self, x: TensorLike,
+                                 event_ndims: int | tf.Tensor | None = None,
+                                 name: str = 'forward_log_det_jacobian',
+                                 **kwargs: Any) -> tf.Tensor:
         """Returns `log |det dg(x)/dx|`, summed over all but the batch axes."""
         return self._over_event(self._named_pass(FORWARD, x, name, kwargs)[1], event_ndims)
 
-    @tf.autograph.experimental.do_not_convert
-    def inverse_log_det_jacobian(self, y, event_ndims=None,
-                                 name='inverse_log_det_jacobian', **kwargs):
+    @do_not_convert
+    def inverse_log_det_jacobian(self, y: TensorLike,
+                                 event_ndims: int | tf.Tensor | None = None,
+                                 name: str = 'inverse_log_det_jacobian',
+                                 **kwargs: Any) -> tf.Tensor:
         """Returns `log |det dg^-1(y)/dy|`, summed over all but the batch axes."""
         return self._over_event(self._named_pass(INVERSE, y, name, kwargs)[1], event_ndims)
 
-    @tf.autograph.experimental.do_not_convert
-    def forward_and_log_det(self, x, event_ndims=None, name='forward_and_log_det',
-                            **kwargs):
+    @do_not_convert
+    def forward_and_log_det(self, x: TensorLike,
+                            event_ndims: int | tf.Tensor | None = None,
+                            name: str = 'forward_and_log_det',
+                            **kwargs: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `forward(x)` and `forward_log_det_jacobian(x)` from one pass."""
         y, log_det = self._named_pass(FORWARD, x, name, kwargs)
         return y, self._over_event(log_det, event_ndims)
 
-    @tf.autograph.experimental.do_not_convert
-    def inverse_and_log_det(self, y, event_ndims=None, name='inverse_and_log_det',
-                            **kwargs):
+    @do_not_convert
+    def inverse_and_log_det(self, y: TensorLike,
+                            event_ndims: int | tf.Tensor | None = None,
+                            name: str = 'inverse_and_log_det',
+                            **kwargs: Any) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `inverse(y)` and `inverse_log_det_jacobian(y)` from one pass."""
         x, log_det = self._named_pass(INVERSE, y, name, kwargs)
         return x, self._over_event(log_det, event_ndims)
 
-    def experimental_compute_density_correction(
-            self, x, tangent_space, backward_compat=False, **kwargs):
+    def experimental_compute_density_correction(self, x: tf.Tensor, tangent_space: Any,
+                                                backward_compat: bool = False,
+                                                **kwargs: Any) -> Any:
         """TFP's question for the log-det at what `inverse` has just returned.
 
         `tfd.TransformedDistribution.log_prob` asks it, in the call that asked for
@@ -134,7 +147,7 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
         return tangent_space.transform_dimension_preserving(
             x, _Answered(self, self._over_event(note.log_det, event_ndims)), **kwargs)
 
-    def __call__(self, value, name=None, **kwargs):
+    def __call__(self, value: Any, name: str | None = None, **kwargs: Any) -> Any:
         """`flow(base)`: a `ConditionalTransformedDistribution` of a distribution.
 
         Of a bijector it makes a `tfb.Chain`, and of a tensor `forward`, as TFP does.
@@ -203,7 +216,7 @@ class OnePassBijector(_tfp.Picklable, tfb.Bijector):
         clone.__dict__.update(self.__dict__, _compiled=compiled.CompiledMethods())
         return clone
 
-    def copy(self, **overrides):
+    def copy(self, **overrides: Any) -> Any:
         """Returns another bijector over the same variables.
 
         Args:

@@ -1,6 +1,8 @@
 """`fit`: maximum likelihood by mini-batches, each epoch one compiled function."""
 
+from collections.abc import Callable
 import os
+from typing import Any
 import warnings
 
 import numpy as np
@@ -11,6 +13,7 @@ from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
 from tfp_conditional.core.progress import progress
+from tfp_conditional.core.types import Conditions, Path, TensorLike
 from tfp_conditional.fitting import checkpoint as checkpoint_lib
 from tfp_conditional.fitting import data as data_lib
 from tfp_conditional.fitting import optimizer as optimizer_lib
@@ -23,11 +26,15 @@ _FEW_ROWS = 50
 _ELSEWHERE = 2.   # Nats per dimension worse than a Gaussian: of another scale or place.
 
 
-def fit(dist, targets, conditions=None, validation_data=None, validation_split=0.,
-        epochs=100, batch_size=128, optimizer=None, learning_rate=None,
-        weight_decay=None, clip_norm=10., patience=None, ema_decay=0.997,
-        target_noise=0., seed=None, checkpoint=None, callback=None,
-        jit_compile=False, verbose=True):
+def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Dataset,
+        conditions: Conditions | None = None, validation_data: Any = None,
+        validation_split: float = 0., epochs: int = 100, batch_size: int = 128,
+        optimizer: Any = None, learning_rate: float | None = None,
+        weight_decay: float | None = None, clip_norm: float = 10.,
+        patience: int | None = None, ema_decay: float = 0.997, target_noise: float = 0.,
+        seed: int | None = None, checkpoint: Path | None = None,
+        callback: Callable[[dict[str, list]], Any] | None = None,
+        jit_compile: bool = False, verbose: bool = True) -> dict[str, list]:
     """Fits the variables of `dist` in place by maximum likelihood.
 
     Minimizes `-mean(dist.log_prob(y, bijector_kwargs={'conditions': c}))` over
@@ -163,7 +170,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         # Beside them, a checkpoint holds what `adapt` has learnt.
         state = [*dist.trainable_variables, *updates.state,
                  *dist.non_trainable_variables]
-        history = {'epoch': [], 'loss': []}
+        history: dict[str, list] = {'epoch': [], 'loss': []}
         if held_out is not None:
             history['val_loss'] = []
         fingerprint = None if checkpoint is None else checkpoint_lib.fingerprint(

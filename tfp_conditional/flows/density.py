@@ -1,5 +1,8 @@
 """`conditional_density`: from sizes alone to a distribution that `fit` fits well."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -11,7 +14,9 @@ from tfp_conditional.bijectors import gaussianization
 from tfp_conditional.bijectors import standardize
 from tfp_conditional.bijectors import tails
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import DType, Seed, Sizes
 from tfp_conditional.flows import real_nvp
 from tfp_conditional.networks import residual
 from tfp_conditional.transformers import spline
@@ -35,10 +40,13 @@ _SHAPE_ROWS = 3000
 _ELEMENTWISE = residual.ResidualNetwork(32, 1, 'silu', 'concatenate', layer_norm=True)
 
 
-def conditional_density(event_size, condition_size, support=None, embedding=None,
-                        embedding_size=None, dtype=tf.float32, seed=None,
-                        validate_args=False, name='conditional_density',
-                        **flow_arguments):
+def conditional_density(
+        event_size: int, condition_size: Sizes,
+        support: tfp.bijectors.Bijector | None = None,
+        embedding: Callable[..., Any] | None = None, embedding_size: int | None = None,
+        dtype: DType = tf.float32, seed: Seed | None = None, validate_args: bool = False,
+        name: str = 'conditional_density',
+        **flow_arguments: Any) -> distribution_lib.ConditionalTransformedDistribution:
     """Returns a conditional distribution whose defaults are chosen by measurement.
 
     It is a spline flow (Durkan et al. 2019) of the residuals of a linear regression,

@@ -1,5 +1,7 @@
 """`ConditionalMaskedAutoregressiveFlow`: a stack of autoregressive layers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -7,7 +9,10 @@ from tfp_conditional.bijectors import autoregressive
 from tfp_conditional.bijectors import chain
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import Activation, DType, Seed, Sizes
 from tfp_conditional.flows import stack
+from tfp_conditional.networks.mlp import MLP
+from tfp_conditional.transformers.transformer import Transformer
 
 MIXING = ('reverse', 'random', 'linear')
 
@@ -49,11 +54,14 @@ class ConditionalMaskedAutoregressiveFlow(chain.ConditionalChain):
     ```
     """
 
-    def __init__(self, event_size, condition_size, num_layers=5,
-                 hidden_layers=(128, 128), activation='relu', transformer='affine',
-                 mixing='reverse', act_norm=False, conditional_base=False,
-                 conditioner=None, dtype=tf.float32, seed=None, validate_args=False,
-                 name='conditional_masked_autoregressive_flow'):
+    def __init__(self, event_size: int, condition_size: Sizes, num_layers: int = 5,
+                 hidden_layers: Sequence[int] = (128, 128),
+                 activation: Activation = 'relu',
+                 transformer: str | Transformer = 'affine', mixing: str = 'reverse',
+                 act_norm: bool = False, conditional_base: bool = False,
+                 conditioner: MLP | None = None, dtype: DType = tf.float32,
+                 seed: Seed | None = None, validate_args: bool = False,
+                 name: str = 'conditional_masked_autoregressive_flow') -> None:
         """Constructs the flow; all its variables exist on return.
 
         Args:

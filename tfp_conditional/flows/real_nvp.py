@@ -1,5 +1,8 @@
 """`ConditionalRealNVP`: a stack of couplings as one bijector."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -7,7 +10,10 @@ from tfp_conditional.bijectors import chain
 from tfp_conditional.bijectors import coupling
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import Activation, DType, Seed, Sizes
 from tfp_conditional.flows import stack
+from tfp_conditional.networks.network import Conditioner
+from tfp_conditional.transformers.transformer import Transformer
 
 MIXING = ('alternate', 'reverse', 'random', 'linear')
 
@@ -44,11 +50,14 @@ class ConditionalRealNVP(chain.ConditionalChain):
     ```
     """
 
-    def __init__(self, event_size, condition_size, num_coupling_layers=8,
-                 hidden_layers=(128, 128), activation='relu', transformer='affine',
-                 mixing='alternate', act_norm=False, conditional_base=False,
-                 conditioner=None, dtype=tf.float32, seed=None, validate_args=False,
-                 name='conditional_real_nvp'):
+    def __init__(self, event_size: int, condition_size: Sizes,
+                 num_coupling_layers: int = 8, hidden_layers: Sequence[int] = (128, 128),
+                 activation: Activation = 'relu',
+                 transformer: str | Transformer = 'affine', mixing: str = 'alternate',
+                 act_norm: bool = False, conditional_base: bool = False,
+                 conditioner: Conditioner | Callable[..., Any] | None = None,
+                 dtype: DType = tf.float32, seed: Seed | None = None,
+                 validate_args: bool = False, name: str = 'conditional_real_nvp') -> None:
         """Constructs the flow; all its variables exist on return.
 
         Args:

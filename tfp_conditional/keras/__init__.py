@@ -5,6 +5,8 @@ a layer, `LearnableConditionalRealNVP` is a ready model, and
 `negative_log_likelihood` is the loss of a model whose output is log-probs.
 """
 
+from typing import Any
+
 from tfp_conditional.keras import layer as _layer
 from tfp_conditional.keras import model as _model
 
@@ -38,7 +40,7 @@ if _found.startswith('Keras 3.') and _found.endswith('"tensorflow"'):
         _keras = keras
         _adopt = staticmethod(_adopt)
 
-        def compute_output_shape(self, input_shape):
+        def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
             """That of samples; `keras.layers.TimeDistributed` asks for it."""
             return (*input_shape[:-1], self.distribution.event_shape[-1])
 

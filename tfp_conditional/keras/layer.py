@@ -2,6 +2,7 @@
 
 import gc
 import json
+from typing import Any
 import weakref
 
 import numpy as np
@@ -11,6 +12,7 @@ import tensorflow_probability as tfp
 from tfp_conditional import config as config_lib
 from tfp_conditional.bijectors import settings
 from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.core.types import Conditions, TensorLike
 
 tfd = tfp.distributions
 
@@ -22,7 +24,7 @@ _METHODS = {
 
 # From the id of a variable to the layer that owns it. The layer holds the
 # variable, so that an id stands here only while it is that variable's.
-_OWNERS = weakref.WeakValueDictionary()
+_OWNERS: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 class FlowMethods:
@@ -32,28 +34,28 @@ class FlowMethods:
     the preprocessor where there is one. Everything is cast to the flow's dtype.
     """
 
-    def sample(self, conditions):
+    def sample(self, conditions: Conditions) -> Any:
         """Returns events `[..., D]`, each from its own noise."""
         return self._ask('sample', conditions)
 
-    def sample_and_log_prob(self, conditions):
+    def sample_and_log_prob(self, conditions: Conditions) -> tuple[Any, Any]:
         """Returns events `[..., D]` and their log-probs `[...]`, from one pass."""
         both = self._ask('sample_and_log_prob', conditions)
         return both[..., :-1], both[..., -1]
 
-    def log_prob(self, events, *, conditions):
+    def log_prob(self, events: TensorLike, *, conditions: Conditions) -> Any:
         """Returns the log-probs `[...]` of events `[..., D]`."""
         return self._ask('log_prob', conditions, events)
 
-    def forward(self, latents, *, conditions):
+    def forward(self, latents: TensorLike, *, conditions: Conditions) -> Any:
         """Returns the events `[..., D]` of latents `[..., D]`."""
         return self._ask('forward', conditions, latents)
 
-    def inverse(self, events, *, conditions):
+    def inverse(self, events: TensorLike, *, conditions: Conditions) -> Any:
         """Returns the latents `[..., D]` of events `[..., D]`."""
         return self._ask('inverse', conditions, events)
 
-    def deterministic(self, conditions):
+    def deterministic(self, conditions: Conditions) -> Any:
         """Returns the events `[..., D]` of the latents 0."""
         return self._ask('deterministic', conditions)
 
@@ -97,7 +99,8 @@ class FlowLayerMixin(FlowMethods):
     ```
     """
 
-    def __init__(self, distribution, name=None, **kwargs):
+    def __init__(self, distribution: tfp.distributions.Distribution,
+                 name: str | None = None, **kwargs: Any) -> None:
         """Constructs the layer; it is built on return.
 
         Args:
@@ -122,16 +125,16 @@ class FlowLayerMixin(FlowMethods):
             _OWNERS[id(variable)] = self
 
     @property
-    def distribution(self):
+    def distribution(self) -> tfp.distributions.Distribution:
         """The distribution."""
         return self._distribution
 
     @property
-    def flow(self):
+    def flow(self) -> bijector_lib.ConditionalBijector:
         """The conditional bijector."""
         return self._distribution.bijector
 
-    def reseed(self, seed=None):
+    def reseed(self, seed: int | None = None) -> None:
         """Starts the noise of compiled functions anew.
 
         Args:
@@ -145,11 +148,12 @@ class FlowLayerMixin(FlowMethods):
             return self(conditions, method=method)
         return self(conditions, value=value, method=method)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         check_keras(self._keras, (args, kwargs), f'the layer {self.name!r}')
         return super().__call__(*args, **kwargs)
 
-    def call(self, conditions, value=None, method='sample'):
+    def call(self, conditions: Conditions, value: Any = None,
+             method: str = 'sample') -> Any:
         """Returns what the method of that name does, in one tensor.
 
         Args:
@@ -209,12 +213,12 @@ class FlowLayerMixin(FlowMethods):
             return None
         return self._generator.uniform_full_int([2], dtype=tf.int32)
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         saved = json.dumps(settings.collect(self._distribution))
         store['settings'] = np.frombuffer(saved.encode(), np.uint8)
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         """Raises a ValueError for the weights of another map, such as another mask's."""
         own = {key: store[key] for key in store.keys()}
         saved = own.pop('settings', None)       # Earlier files have none.
@@ -223,12 +227,12 @@ class FlowLayerMixin(FlowMethods):
                            json.loads(bytes(np.asarray(saved)).decode()))
         super().load_own_variables(own)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(),
                 'distribution': config_lib.to_config(self._distribution)}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Any:
         return cls(**{**config, 'distribution': config_lib.from_config(
             config['distribution'])})
 

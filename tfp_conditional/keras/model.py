@@ -1,14 +1,18 @@
 """`LearnableConditionalRealNVP`: a flow, maybe a preprocessor, and `fit`."""
 
 import collections
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional import config as config_lib
+from tfp_conditional.core.types import Activation, Conditions, Seed, Sizes
 from tfp_conditional.flows import real_nvp
 from tfp_conditional.keras import layer as layer_lib
+from tfp_conditional.transformers.transformer import Transformer
 
 tfd = tfp.distributions
 
@@ -20,7 +24,7 @@ _ARGUMENTS = ('event_size', 'condition_size', 'num_coupling_layers',
               'hidden_layers', 'activation', 'transformer', 'seed')
 
 
-def negative_log_likelihood(targets, log_probs):
+def negative_log_likelihood(targets: Any, log_probs: Any) -> Any:
     """The loss of a model whose output is log-probs; `targets` only fill a place."""
     del targets
     return -log_probs
@@ -55,9 +59,12 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
     ```
     """
 
-    def __init__(self, event_size, condition_size, num_coupling_layers=8,
-                 hidden_layers=(128, 128), activation='relu', transformer='affine',
-                 preprocessor=None, seed=None, name=None, **kwargs):
+    def __init__(self, event_size: int, condition_size: Sizes,
+                 num_coupling_layers: int = 8, hidden_layers: Sequence[int] = (128, 128),
+                 activation: Activation = 'relu',
+                 transformer: str | Transformer = 'affine', preprocessor: Any = None,
+                 seed: Seed | None = None, name: str | None = None,
+                 **kwargs: Any) -> None:
         """Constructs the model; without a preprocessor it is built on return.
 
         Args:
@@ -101,26 +108,26 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
             self(self._keras.Input(given.shape[1:], dtype=given.dtype))
 
     @property
-    def distribution(self):
+    def distribution(self) -> tfp.distributions.Distribution:
         """The `ConditionalTransformedDistribution`, conditions as preprocessed."""
         return self._flow_layer.distribution
 
     @property
-    def flow(self):
+    def flow(self) -> real_nvp.ConditionalRealNVP:
         """The `ConditionalRealNVP`."""
         return self._flow_layer.flow
 
     @property
-    def flow_layer(self):
+    def flow_layer(self) -> layer_lib.FlowLayerMixin:
         """The `FlowLayer`, conditions as preprocessed."""
         return self._flow_layer
 
     @property
-    def preprocessor(self):
+    def preprocessor(self) -> Any:
         """The preprocessor, or `None`."""
         return self._preprocessor
 
-    def samples_and_log_probs(self, conditions):
+    def samples_and_log_probs(self, conditions: Conditions) -> tuple[Any, Any]:
         """Returns samples `[N, D]` and their log-probs `[N, 1]`.
 
         Args:
@@ -129,7 +136,8 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
         both = self._ask('sample_and_log_prob', conditions)
         return both[..., :-1], both[..., -1:]
 
-    def samples_and_log_probs_np(self, conditions):
+    def samples_and_log_probs_np(self,
+                                 conditions: Conditions) -> tuple[np.ndarray, np.ndarray]:
         """The same as NumPy arrays; `conditions` may be lists of numbers."""
         if self._preprocessor is None and isinstance(conditions, list):
             conditions = np.asarray(conditions)
@@ -143,21 +151,21 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
             conditions = self._preprocessor(conditions)
         return self._flow_layer._ask(method, conditions, value)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         layer_lib.check_keras(self._keras, (args, kwargs),
                               f'the model {self.name!r}')
         return super().__call__(*args, **kwargs)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         """Returns `samples_and_log_probs` of conditions."""
         if isinstance(inputs, _Pair):
             return self.log_prob(inputs.targets, conditions=inputs.conditions)
         return self.samples_and_log_probs(inputs)
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> Any:
         return super().train_step(self._paired(data))
 
-    def test_step(self, data):
+    def test_step(self, data: Any) -> Any:
         return super().test_step(self._paired(data))
 
     def _paired(self, data):
@@ -172,8 +180,8 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
                              '`fit(conditions, targets)`; got conditions alone.')
         return _Pair(conditions, targets), targets, sample_weight
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None,
-                     training=True):
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None,
+                     sample_weight: Any = None, training: bool = True) -> Any:
         """Mean negative log-likelihood, plus the losses of regularizers."""
         loss = -y_pred
         if sample_weight is not None:
@@ -184,12 +192,12 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
         # Keras adds up the gradients of the replicas.
         return loss / tf.distribute.get_strategy().num_replicas_in_sync
 
-    def make_predict_function(self, *args, **kwargs):
+    def make_predict_function(self, *args: Any, **kwargs: Any) -> Any:
         # `predict` begins with this, outside the compiled function.
         self._flow_layer.reseed()
         return super().make_predict_function(*args, **kwargs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         # Keras' own `Model.get_config` is for functional models.
         config = self._keras.layers.Layer.get_config(self)
         for key in _ARGUMENTS:
@@ -200,7 +208,8 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
         return config
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config: dict[str, Any],
+                    custom_objects: dict[str, Any] | None = None) -> Any:
         config = dict(config)
         preprocessor = config.pop('preprocessor', None)
         if preprocessor is not None:

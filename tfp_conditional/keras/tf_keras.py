@@ -1,5 +1,7 @@
 """Conditional flows in tf_keras (Keras 2) models; see `tfp_conditional.keras`."""
 
+from typing import Any
+
 import tensorflow as tf
 import tf_keras
 
@@ -28,7 +30,7 @@ class LearnableConditionalRealNVP(_model.LearnableConditionalRealNVPMixin,
     _keras = tf_keras
     _layer_class = FlowLayer
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Keras 3 has this mean in `Model`; here it is part of the compiled loss,
         # which this model does not use. Tracked, it would count as two weights.
@@ -36,10 +38,11 @@ class LearnableConditionalRealNVP(_model.LearnableConditionalRealNVPMixin,
                            tf_keras.metrics.Mean('loss', dtype='float32'))
 
     @property
-    def metrics(self):
+    def metrics(self) -> list:
         return [self._loss_tracker, *super().metrics]
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None):
+    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None,
+                     sample_weight: Any = None) -> Any:
         loss = super().compute_loss(x, y, y_pred, sample_weight)
         self._loss_tracker.update_state(
             loss * tf.distribute.get_strategy().num_replicas_in_sync,

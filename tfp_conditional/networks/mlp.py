@@ -1,11 +1,13 @@
 """`MLP`: multilayer perceptrons."""
 
+from collections.abc import Sequence
 import dataclasses
-from typing import Any
 
 import tensorflow as tf
 
+from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core.dropout import dropout
+from tfp_conditional.core.types import Activation, Seed
 from tfp_conditional.networks import network
 
 
@@ -40,8 +42,8 @@ class MLP(network.Conditioner):
       dropout: fraction of hidden units dropped in training; see `tfpc.training`.
     """
 
-    hidden_layers: Any = (128, 128)
-    activation: Any = 'relu'
+    hidden_layers: Sequence[int] = (128, 128)
+    activation: Activation = 'relu'
     conditioning: str = 'concatenate'
     dropout: float = 0.
 
@@ -50,7 +52,8 @@ class MLP(network.Conditioner):
                            network.check_hidden_layers(self.hidden_layers))
         network.check_settings(self)
 
-    def build(self, input_size, condition_spec, output_size, seed):
+    def build(self, input_size: int, condition_spec: conditions_lib.ConditionSpec,
+              output_size: int, seed: Seed) -> 'MLPNetwork':
         return MLPNetwork(input_size, condition_spec, output_size, seed=seed,
                           **vars(self))
 

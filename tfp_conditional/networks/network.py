@@ -1,6 +1,8 @@
 """What all conditioners share: settings, initial weights, the first layer."""
 
 import abc
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -8,6 +10,7 @@ import tensorflow as tf
 from tfp_conditional.core import _tfp
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import Seed
 from tfp_conditional.transformers.transformer import soften
 
 ACTIVATIONS = ('elu', 'gelu', 'leaky_relu', 'relu', 'relu6', 'selu', 'sigmoid',
@@ -69,7 +72,8 @@ class Conditioner(abc.ABC):
     """The settings of a conditioner, from which every layer builds its own."""
 
     @abc.abstractmethod
-    def build(self, input_size, condition_spec, output_size, seed):
+    def build(self, input_size: int, condition_spec: conditions_lib.ConditionSpec,
+              output_size: int, seed: Seed) -> Callable[..., Any]:
         """Returns a new network: (units `[..., input_size]`, conditions) ->
         parameters `[..., output_size]`, 0 at first."""
 

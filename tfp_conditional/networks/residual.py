@@ -1,10 +1,10 @@
 """`ResidualNetwork`: residual networks."""
 
 import dataclasses
-from typing import Any
 
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core.dropout import dropout
+from tfp_conditional.core.types import Activation, Seed
 from tfp_conditional.networks import network
 
 
@@ -36,7 +36,7 @@ class ResidualNetwork(network.Conditioner):
 
     width: int = 128
     num_blocks: int = 2
-    activation: Any = 'relu'
+    activation: Activation = 'relu'
     conditioning: str = 'glu'
     layer_norm: bool = False
     dropout: float = 0.
@@ -46,7 +46,8 @@ class ResidualNetwork(network.Conditioner):
         conditions_lib.positive_int(self.num_blocks, 'num_blocks')
         network.check_settings(self)
 
-    def build(self, input_size, condition_spec, output_size, seed):
+    def build(self, input_size: int, condition_spec: conditions_lib.ConditionSpec,
+              output_size: int, seed: Seed) -> '_Residual':
         return _Residual(self, input_size, condition_spec, output_size, seed)
 
 

@@ -1,9 +1,13 @@
 """`ConditionalRealNVPTemplate`, for stock `tfb.RealNVP` and for couplings."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import tensorflow as tf
 
 from tfp_conditional.core import _tfp
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Activation, Conditions, DType, Seed, Sizes, TensorLike
 from tfp_conditional.networks import mlp
 from tfp_conditional.networks import network
 from tfp_conditional.transformers import affine
@@ -35,10 +39,12 @@ class ConditionalRealNVPTemplate(_tfp.Picklable, tf.Module):
     ```
     """
 
-    def __init__(self, hidden_layers=(128, 128), activation='relu',
-                 shift_only=False, input_size=None, output_units=None,
-                 condition_size=None, dtype=tf.float32, seed=None,
-                 name='conditional_real_nvp_template'):
+    def __init__(self, hidden_layers: Sequence[int] = (128, 128),
+                 activation: Activation = 'relu', shift_only: bool = False,
+                 input_size: int | None = None, output_units: int | None = None,
+                 condition_size: Sizes | None = None, dtype: DType = tf.float32,
+                 seed: Seed | None = None,
+                 name: str = 'conditional_real_nvp_template') -> None:
         """Constructs the template.
 
         Args:
@@ -57,11 +63,11 @@ class ConditionalRealNVPTemplate(_tfp.Picklable, tf.Module):
         self._hidden_layers = network.check_hidden_layers(hidden_layers)
         network.activation_function(activation)
         self._activation = activation
-        self._transformer = (affine.Additive() if shift_only
-                             else affine.Affine())
+        self._transformer: Any = (affine.Additive() if shift_only
+                                  else affine.Affine())
         self._dtype = tf.as_dtype(dtype)
         self._seed = seed
-        self._conditioner = None
+        self._conditioner: Any = None
         sizes = (input_size, output_units, condition_size)
         if None not in sizes:
             self._build(*sizes)
@@ -72,7 +78,7 @@ class ConditionalRealNVPTemplate(_tfp.Picklable, tf.Module):
                 f'{input_size}, {output_units}, {condition_size}.')
 
     @property
-    def conditioner(self):
+    def conditioner(self) -> mlp.MLPNetwork:
         """The network, usable as `ConditionalCoupling(conditioner=...)`."""
         if self._conditioner is None:
             raise ValueError('This template has no variables yet: call it once, or '
@@ -90,7 +96,9 @@ class ConditionalRealNVPTemplate(_tfp.Picklable, tf.Module):
                 self._output_units * self._transformer.num_parameters,
                 self._hidden_layers, self._activation, seed=self._seed)
 
-    def __call__(self, x, output_units, conditions=None):
+    def __call__(
+            self, x: TensorLike, output_units: int,
+            conditions: Conditions | None = None) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Returns `shift` and `log_scale` (`None` if `shift_only`).
 
         Args:

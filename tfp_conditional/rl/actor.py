@@ -1,10 +1,14 @@
 """`Actor`: a policy with a memory of its latents, for one run of an environment."""
 
+from collections.abc import Iterator
 import contextlib
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import Nest
 
 
 class Actor:
@@ -32,7 +36,8 @@ class Actor:
     ```
     """
 
-    def __init__(self, policy, smoothing=0., hold=False, seed=None):
+    def __init__(self, policy: Any, smoothing: float = 0., hold: bool = False,
+                 seed: int | None = None) -> None:
         """Constructs the actor.
 
         Args:
@@ -49,14 +54,14 @@ class Actor:
         self._rng = np.random.default_rng(seeds.resolve_seed(seed))
         self._latents, self._mode = None, 'latent'
 
-    def __call__(self, observation):
+    def __call__(self, observation: Nest) -> np.ndarray:
         """Returns the actions `[..., *action_shape]` for observations, one each."""
         if self._mode != 'latent':
             return self._policy.act(observation, self._mode)
         return self._policy.act(observation, 'latent', latents=self._next(
             self._policy.batch_shape_of(observation)))
 
-    def reset(self, dones=None):
+    def reset(self, dones: npt.ArrayLike | None = None) -> None:
         """Forgets the latents: all, or those of the episodes that are over.
 
         Args:
@@ -72,7 +77,7 @@ class Actor:
         self._latents[dones] = np.nan
 
     @contextlib.contextmanager
-    def acting(self, mode):
+    def acting(self, mode: str) -> Iterator['Actor']:
         """Context in which the policy acts by another mode, as `'zero'`.
 
         Latents, and what they were before, are back after it, whatever happens in it.

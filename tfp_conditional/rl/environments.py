@@ -1,5 +1,6 @@
 """`Environments`: one environment or a vector of them, stepped alike."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -114,7 +115,8 @@ def _check_finite(label, values):
             raise FloatingPointError(f'The {label} must be finite; got {leaf}.')
 
 
-def evaluate(policy, env, episodes=10, seed=0, mode='zero'):
+def evaluate(policy: Callable[..., Any] | Any, env: Any, episodes: int = 10,
+             seed: int = 0, mode: str = 'zero') -> np.ndarray:
     """Returns of whole episodes, whose starts are seeded.
 
     Args:

@@ -5,12 +5,18 @@ A flow is invertible, so the level above loses nothing of what the level below c
 action is still the image of a latent.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import gymnasium
 import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
 
 from tfp_conditional.bijectors import chain
 from tfp_conditional.bijectors import embedding as embedding_lib
 from tfp_conditional.rl import environments
+from tfp_conditional.rl import features as features_lib
 from tfp_conditional.rl import policy as policy_lib
 
 
@@ -32,7 +38,9 @@ class LatentActions(gymnasium.Wrapper):
     ```
     """
 
-    def __init__(self, env, policy, select=None, repeat=1, bound=3.):
+    def __init__(self, env: gymnasium.Env, policy: policy_lib.Policy,
+                 select: Callable[[Any], Any] | None = None, repeat: int = 1,
+                 bound: float = 3.) -> None:
         """Wraps an environment.
 
         Args:
@@ -52,11 +60,11 @@ class LatentActions(gymnasium.Wrapper):
         self.action_space = gymnasium.spaces.Box(
             -bound, bound, [policy.action_size], np.float32)
 
-    def reset(self, **kwargs):
+    def reset(self, **kwargs: Any) -> tuple[Any, dict]:
         self._observation, info = self.env.reset(**kwargs)
         return self._observation, info
 
-    def step(self, action):
+    def step(self, action: npt.ArrayLike) -> tuple[Any, float, bool, bool, dict]:
         total = 0.
         for _ in range(self._repeat):
             lower = self._policy.act(
@@ -73,31 +81,35 @@ class LatentActions(gymnasium.Wrapper):
 class StackedPolicy(policy_lib.Policy):
     """Two levels as one density; see `stacked`."""
 
-    def __init__(self, upper, lower, select, seed, name='stacked_policy'):
+    def __init__(self, upper: policy_lib.Policy, lower: policy_lib.Policy,
+                 select: Callable[[Any], Any] | None, seed: int | None,
+                 name: str = 'stacked_policy') -> None:
         inner = lower.bijector if select is None else embedding_lib.ConditionalEmbedding(
             lower.bijector, select, upper.observation_spec, name='lower')
         flow = chain.ConditionalChain([inner, upper.bijector])
+        low, high = (None if bound is None else bound.ravel()
+                     for bound in (lower.low, lower.high))
         super().__init__(
-            flow(upper.distribution.distribution), lower.action_shape,
-            *(None if bound is None else bound.ravel() for bound in (
-                lower.low, lower.high)), seed, name)
+            flow(upper.distribution.distribution), lower.action_shape, low, high, seed, name)
         self._upper = upper
 
     @property
-    def trainable_variables(self):
+    def trainable_variables(self) -> tuple[tf.Variable, ...]:
         """Those of the upper level: the lower one is frozen."""
         return self._upper.trainable_variables
 
     @property
-    def moments(self):
+    def moments(self) -> features_lib.RunningMoments | None:
         return self._upper.moments
 
     @property
-    def observation_spec(self):
+    def observation_spec(self) -> Any:
         return self._upper.observation_spec
 
 
-def stacked(upper, lower, select=None, seed=None):
+def stacked(upper: policy_lib.Policy, lower: policy_lib.Policy,
+            select: Callable[[Any], Any] | None = None,
+            seed: int | None = None) -> StackedPolicy:
     """Returns the policy of two levels: `action = g_lower(g_upper(x | s) | select(s))`.
 
     ```none

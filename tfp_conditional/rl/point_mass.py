@@ -1,7 +1,11 @@
 """`PointMass`: tasks of two actions with more than one right answer."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import gymnasium
 import numpy as np
+import numpy.typing as npt
 
 GOALS = ((5., 0.), (0., 5.), (-5., 0.), (0., -5.))
 BOUND = 7.
@@ -32,8 +36,10 @@ class PointMass(gymnasium.Env):
     ```
     """
 
-    def __init__(self, goals=GOALS, pillars=(), start=(0., 0.), spread=0.1, steps=30,
-                 bonus=10., crash=10., distance=0.2, cost=0.1, pace=0.):
+    def __init__(self, goals: npt.ArrayLike = GOALS, pillars: npt.ArrayLike = (),
+                 start: np.ndarray | Sequence[float] | None = (0., 0.), spread: float = 0.1,
+                 steps: int = 30, bonus: float = 10., crash: float = 10.,
+                 distance: float = 0.2, cost: float = 0.1, pace: float = 0.) -> None:
         """Constructs the task.
 
         Args:
@@ -54,7 +60,8 @@ class PointMass(gymnasium.Env):
         self.observation_space = gymnasium.spaces.Box(-BOUND, BOUND, (2,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1., 1., (2,), np.float32)
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed: int | None = None,
+              options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self._count = 0
         self._position = (
@@ -62,7 +69,7 @@ class PointMass(gymnasium.Env):
             self.np_random.normal(self.start, self.spread)).astype(np.float32)
         return self._position.copy(), {}
 
-    def step(self, action):
+    def step(self, action: npt.ArrayLike) -> tuple[np.ndarray, float, bool, bool, dict]:
         action = np.clip(np.asarray(action, np.float32), -1., 1.)
         self._position = np.clip(self._position + action, -BOUND, BOUND)
         self._count += 1
@@ -79,12 +86,12 @@ class PointMass(gymnasium.Env):
                 {'goal': int(gaps.argmin()) if reached else None, 'crashed': crashed})
 
 
-def walk():
+def walk() -> PointMass:
     """The task of a lower level: to keep moving, wherever to."""
     return PointMass(goals=(), start=None, cost=0., pace=10.)
 
 
-def hidden_goal():
+def hidden_goal() -> PointMass:
     """A task of the level above: a goal behind a pillar, and no reward but there."""
     return PointMass(goals=[[6., 6.]], pillars=[[3., 3.]], start=[-3., -3.], steps=60,
                      distance=0., cost=0.05)

@@ -1,8 +1,11 @@
 """`LatentSpacePolicy`: a conditional flow that turns noise into actions."""
 
+from collections.abc import Callable, Sequence
 import functools
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_probability as tfp
 
@@ -13,6 +16,7 @@ from tfp_conditional.core import _tfp
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core import seeds
 from tfp_conditional.core import serving
+from tfp_conditional.core.types import Nest, Path, Seed, TensorLike
 from tfp_conditional.flows import real_nvp
 from tfp_conditional.rl import actor as actor_lib
 from tfp_conditional.rl import features as features_lib
@@ -34,7 +38,9 @@ class Policy(_tfp.Picklable, tf.Module):
       low, high: arrays of that shape, or `None`.
     """
 
-    def __init__(self, distribution, action_shape, low, high, seed, name):
+    def __init__(self, distribution: tfp.distributions.Distribution,
+                 action_shape: tuple[int, ...], low: np.ndarray | None,
+                 high: np.ndarray | None, seed: int | None, name: str) -> None:
         super().__init__(name=name)
         self.distribution = distribution
         self.action_shape = tuple(map(int, action_shape))
@@ -43,27 +49,28 @@ class Policy(_tfp.Picklable, tf.Module):
         self._held = _Held(seeds.resolve_seed(seed)[0])
 
     @property
-    def bijector(self):
+    def bijector(self) -> tfp.bijectors.Bijector:
         """The flow g: latents `[..., D]`, given observations, to flat actions."""
         return self.distribution.bijector
 
     @property
-    def action_size(self):
+    def action_size(self) -> int:
         """`int` D, how many numbers an action is."""
         return int(np.prod(self.action_shape))
 
     @property
-    def observation_spec(self):
+    def observation_spec(self) -> Any:
         """Nest of `tf.TensorSpec`: an observation without batch axes."""
         return self.bijector.condition_size
 
     # A density and its samples.
 
-    def sample(self, observation, seed=None):
+    def sample(self, observation: Nest, seed: Seed | None = None) -> tf.Tensor:
         """Actions `[..., *action_shape]` at random, one for each observation."""
         return self.sample_and_log_prob(observation, seed)[0]
 
-    def sample_and_log_prob(self, observation, seed=None, with_latents=False):
+    def sample_and_log_prob(self, observation: Nest, seed: Seed | None = None,
+                            with_latents: bool = False) -> tuple[tf.Tensor, ...]:
         """Actions at random and their log-densities `[...]`, from one pass.
 
         The density is that of the latents that made the actions: no inverse is taken,
@@ -84,7 +91,7 @@ class Policy(_tfp.Picklable, tf.Module):
         actions, log_probs = self._forward(latents, observation)
         return convert((self._shaped(actions), log_probs, latents))
 
-    def log_prob(self, action, observation):
+    def log_prob(self, action: TensorLike, observation: Nest) -> tf.Tensor:
         """Log-densities `[...]` of actions `[..., *action_shape]`.
 
         Actions on a bound, or rounded to it, have a finite one, as accurate as the
@@ -94,7 +101,7 @@ class Policy(_tfp.Picklable, tf.Module):
         return convert(self.distribution.given(observation).log_prob(
             self._flat(action)))
 
-    def log_prob_of_latents(self, latents, observation):
+    def log_prob_of_latents(self, latents: TensorLike, observation: Nest) -> tf.Tensor:
         """Log-densities `[...]` of the actions that latents `[..., D]` give.
 
         Exact where actions saturate.
@@ -102,13 +109,13 @@ class Policy(_tfp.Picklable, tf.Module):
         observation, convert = self._checked(observation)
         return convert(self._forward(self._latents(latents), observation)[1])
 
-    def forward(self, latents, observation):
+    def forward(self, latents: TensorLike, observation: Nest) -> tf.Tensor:
         """The actions `[..., *action_shape]` of given latents `[..., D]`."""
         observation, convert = self._checked(observation)
         return convert(self._shaped(self.bijector.forward(
             self._latents(latents), conditions=observation)))
 
-    def inverse(self, action, observation):
+    def inverse(self, action: TensorLike, observation: Nest) -> tf.Tensor:
         """The latents `[..., D]` of given actions."""
         observation, convert = self._checked(observation)
         return convert(self.bijector.inverse(
@@ -116,8 +123,9 @@ class Policy(_tfp.Picklable, tf.Module):
 
     # Acting.
 
-    def act(self, observation, mode='sample', candidates=32, q_function=None,
-            latents=None, seed=None):
+    def act(self, observation: Nest, mode: str = 'sample', candidates: int = 32,
+            q_function: Callable[[Any, Any], Any] | None = None,
+            latents: TensorLike | None = None, seed: Seed | None = None) -> np.ndarray:
         """One action for each observation.
 
         Of NumPy arrays each shape is compiled at its first call, and answers then in
@@ -161,7 +169,8 @@ class Policy(_tfp.Picklable, tf.Module):
                 self._checked(observation)[0]), [self.action_size]], 0))
         return self.forward(latents, observation)
 
-    def actor(self, smoothing=0., hold=False, seed=None):
+    def actor(self, smoothing: float = 0., hold: bool = False,
+              seed: int | None = None) -> actor_lib.Actor:
         """Returns an `Actor`: this policy with a memory of its latents.
 
         Args:
@@ -171,14 +180,14 @@ class Policy(_tfp.Picklable, tf.Module):
         """
         return actor_lib.Actor(self, smoothing, hold, seed)
 
-    def batch_shape_of(self, observation):
+    def batch_shape_of(self, observation: Nest) -> tuple[int, ...]:
         """The batch shape of observations, arrays or lists of numbers: a tuple."""
         spec = self.bijector.condition_spec
         return tuple(spec.batch_shape(tf.nest.map_structure(
             lambda leaf: tf.TensorSpec(leaf.shape), spec.pack(observation))))
 
-    def predict(self, observation, state=None, episode_start=None,
-                deterministic=False):
+    def predict(self, observation: Nest, state: Any = None, episode_start: Any = None,
+                deterministic: bool = False) -> tuple[np.ndarray, Any]:
         """`act` as Stable-Baselines3 calls it: returns actions and `state`.
 
         Args:
@@ -221,7 +230,7 @@ class Policy(_tfp.Picklable, tf.Module):
                 method, batch, seed=self._held.seed_for(batch))
         return leaves, batch, run
 
-    def reseed(self, seed):
+    def reseed(self, seed: int) -> None:
         """Begins the noise of `act` anew, from an `int`."""
         self._held.seed = seed % 2**31
         for (_, batch), run in self._held.items():
@@ -230,16 +239,17 @@ class Policy(_tfp.Picklable, tf.Module):
     # What is watched, normalised and saved.
 
     @property
-    def moments(self):
+    def moments(self) -> features_lib.RunningMoments | None:
         """The `RunningMoments` of the observations, or `None`."""
         return getattr(self.bijector.embedding, 'moments', None)
 
-    def observe(self, observations):
+    def observe(self, observations: Nest) -> None:
         """Adds observations `[..., *shape]` to those that they are normalised by."""
         if self.moments is not None:
             self.moments.update(self._checked(observations, as_arrays=True)[0])
 
-    def diagnostics(self, observations, num_samples=100, seed=None):
+    def diagnostics(self, observations: Nest, num_samples: int = 100,
+                    seed: Seed | None = None) -> dict[str, Any]:
         """What the policy does at some observations, a `dict` of numbers and arrays.
 
         Args:
@@ -270,11 +280,11 @@ class Policy(_tfp.Picklable, tf.Module):
                 (actions < self.low + margin) | (actions > self.high - margin)))
         return result
 
-    def get_weights(self):
+    def get_weights(self) -> list[np.ndarray]:
         """All variables as a list of arrays."""
         return [variable.numpy() for variable in self.variables]
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: Sequence[npt.ArrayLike]) -> None:
         """Assigns what `get_weights` of such a policy returned."""
         shapes = [list(np.shape(value)) for value in weights]
         wanted = [variable.shape.as_list() for variable in self.variables]
@@ -284,7 +294,7 @@ class Policy(_tfp.Picklable, tf.Module):
         for variable, value in zip(self.variables, weights):
             variable.assign(tf.cast(value, variable.dtype))
 
-    def export(self, path):
+    def export(self, path: Path) -> None:
         """Saves a SavedModel that needs neither this package nor TFP.
 
         For Python it has `act(observation, seed)`, `forward(latents, observation)` and
@@ -419,9 +429,12 @@ class LatentSpacePolicy(Policy):
     `export` keep it whole.
     """
 
-    def __init__(self, observation_space, action_space, flow=None, embedding=None,
-                 embedding_size=None, squash='tanh', normalize=True, seed=None,
-                 name='latent_space_policy'):
+    def __init__(self, observation_space: Any, action_space: Any,
+                 flow: Callable[..., Any] | None = None,
+                 embedding: Callable[..., Any] | None = None,
+                 embedding_size: int | None = None, squash: str | None = 'tanh',
+                 normalize: bool = True, seed: int | None = None,
+                 name: str = 'latent_space_policy') -> None:
         """Constructs the policy; its variables exist on return.
 
         Args:

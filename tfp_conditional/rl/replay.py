@@ -2,12 +2,16 @@
 
 import json
 import os
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import Nest, Path, TensorLike
+from tfp_conditional.rl import policy as policy_lib
 
 _FIELDS = ('observations', 'actions', 'rewards', 'next_observations', 'terminals',
            'masks')
@@ -29,7 +33,8 @@ class ReplayBuffer:
     ```
     """
 
-    def __init__(self, policy, capacity, seed=None):
+    def __init__(self, policy: policy_lib.Policy, capacity: int,
+                 seed: int | None = None) -> None:
         """Constructs an empty buffer for what a policy observes and does.
 
         Args:
@@ -49,8 +54,9 @@ class ReplayBuffer:
     def __len__(self):
         return min(self._count, self.capacity)
 
-    def add(self, observations, actions, rewards, next_observations, terminals,
-            masks=None):
+    def add(self, observations: Nest, actions: TensorLike, rewards: npt.ArrayLike,
+            next_observations: Nest, terminals: npt.ArrayLike,
+            masks: npt.ArrayLike | None = None) -> None:
         """Stores `n` transitions.
 
         Args:
@@ -75,13 +81,13 @@ class ReplayBuffer:
             array[rows] = value
         self._count += count
 
-    def sample(self, batch_size):
+    def sample(self, batch_size: int) -> dict[str, Any]:
         """Returns a `dict` of `batch_size` transitions, drawn with replacement."""
         if not len(self):
             raise ValueError('The buffer is empty.')
         return self._rows(self._rng.integers(len(self), size=batch_size))
 
-    def observations(self):
+    def observations(self) -> Any:
         """All observations that are stored, a nest of `[n, *shape]`."""
         return self._rows(np.arange(len(self)))['observations']
 
@@ -95,17 +101,17 @@ class ReplayBuffer:
             pack(values[:n]), *values[n:n + 2], pack(values[n + 2:2 * n + 2]),
             *values[2 * n + 2:]]))
 
-    def save(self, path):
+    def save(self, path: Path) -> None:
         """Writes a file of all transitions, and of where the draws stand, at once."""
         with open(f'{path}.part', 'wb') as file:
             np.savez(file, meta=json.dumps(dict(
                 count=self._count, capacity=self.capacity,
                 rng=self._rng.bit_generator.state)),
-                     **{f'array_{i}': array[:len(self)]
+                     **{f'array_{i}': array[:len(self)]    # type: ignore[arg-type]
                         for i, array in enumerate(self._arrays)})
         os.replace(f'{path}.part', path)
 
-    def load(self, path):
+    def load(self, path: Path) -> None:
         """Takes over what `save` wrote: of a buffer of the same capacity, or not full."""
         with np.load(path) as file:
             meta = json.loads(str(file['meta']))

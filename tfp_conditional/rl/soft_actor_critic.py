@@ -1,6 +1,8 @@
 """`SoftActorCritic`: a learner whose update is one compiled function."""
 
+from collections.abc import Callable, Mapping, Sequence
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -8,8 +10,10 @@ import tf_keras
 
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import Activation, Nest, TensorLike
 from tfp_conditional.networks import mlp
 from tfp_conditional.rl import features as features_lib
+from tfp_conditional.rl import policy as policy_lib
 
 METRICS = ('critic_loss', 'actor_loss', 'entropy', 'temperature', 'q_value')
 
@@ -61,12 +65,17 @@ class SoftActorCritic(tf.Module):
     ```
     """
 
-    def __init__(self, policy, hidden_layers=(256, 256), activation='relu',
-                 embedding=None, embedding_size=None, learning_rate=3e-4,
-                 discount=0.99, target_rate=0.005, temperature=None,
-                 initial_temperature=1., target_entropy=None, reward_scale=1.,
-                 log_prior=None, clip_norm=None, seed=None, jit_compile=False,
-                 name='soft_actor_critic'):
+    def __init__(self, policy: policy_lib.Policy,
+                 hidden_layers: Sequence[int] = (256, 256),
+                 activation: Activation = 'relu',
+                 embedding: Callable[[], Any] | None = None,
+                 embedding_size: int | None = None, learning_rate: float = 3e-4,
+                 discount: float = 0.99, target_rate: float = 0.005,
+                 temperature: float | None = None, initial_temperature: float = 1.,
+                 target_entropy: float | None = None, reward_scale: float = 1.,
+                 log_prior: Callable[[tf.Tensor], tf.Tensor] | None = None,
+                 clip_norm: float | None = None, seed: int | None = None,
+                 jit_compile: bool = False, name: str = 'soft_actor_critic') -> None:
         """Constructs the learner; its variables exist on return.
 
         Args:
@@ -111,7 +120,7 @@ class SoftActorCritic(tf.Module):
         self._noise = [part % 2**31 for part in (*entropy, 0)[:2]]
         if target_entropy is None:
             half = (np.ones(policy.action_shape) if policy.low is None else
-                    policy.high / 2. - policy.low / 2.)
+                    policy.high / 2. - policy.low / 2.)     # type: ignore[operator]
             target_entropy = float(np.sum(np.log(half) - 1.))
         self.target_entropy = target_entropy
         width = embedding_size or features_lib.flat_size(policy.observation_spec)
@@ -140,7 +149,7 @@ class SoftActorCritic(tf.Module):
             functools.partial(self._step), autograph=False,
             jit_compile=jit_compile or None, reduce_retracing=True)
 
-    def update(self, batch):
+    def update(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """One step of critics, policy, temperature and targets.
 
         Args:
@@ -152,7 +161,7 @@ class SoftActorCritic(tf.Module):
         """
         return dict(zip(METRICS, self._update(batch).numpy().tolist()))
 
-    def q(self, observations, actions):
+    def q(self, observations: Nest, actions: TensorLike) -> tf.Tensor:
         """The smaller of both critics' values `[B]`; a `q_function` of `Policy.act`."""
         actions = tf.reshape(tf.cast(actions, tf.float32),
                              [-1, self.policy.action_size])

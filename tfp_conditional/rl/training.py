@@ -1,9 +1,11 @@
 """`train`: a learner and an environment, until so many steps were made."""
 
+from collections.abc import Callable, Mapping
 import csv
 import json
 import pathlib
 import shutil
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,16 +13,20 @@ import tensorflow as tf
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
 from tfp_conditional.core.progress import progress
+from tfp_conditional.core.types import Path
 from tfp_conditional.rl import environments
 from tfp_conditional.rl import replay
 
 _SNAPSHOT = 100   # Updates after which weights that are still finite are noted.
 
 
-def train(env, learner, steps, buffer=None, evaluation_env=None, seed=None,
-          warm_up=1000, batch_size=256, updates=1, evaluate_every=1000, episodes=10,
-          checkpoint=None, checkpoint_every=10_000, log=None, callback=None,
-          verbose=True):
+def train(env: Any, learner: Any, steps: int, buffer: replay.ReplayBuffer | None = None,
+          evaluation_env: Any = None, seed: int | None = None, warm_up: int = 1000,
+          batch_size: int = 256, updates: int = 1, evaluate_every: int = 1000,
+          episodes: int = 10, checkpoint: Path | None = None,
+          checkpoint_every: int = 10_000, log: Path | None = None,
+          callback: Callable[[dict[str, list]], Any] | None = None,
+          verbose: bool = True) -> dict[str, list]:
     """Trains a policy by `learner` in an environment.
 
     At each step the policy acts at random, what follows is stored, and the learner
@@ -240,7 +246,8 @@ def _passed(before, after, every):
 
 
 
-def draw_learning_curve(history, path, target=None, title='Learning'):
+def draw_learning_curve(history: Mapping[str, Any], path: Path,
+                        target: float | None = None, title: str = 'Learning') -> None:
     """Saves a picture of the returns of each evaluation (needs matplotlib).
 
     Args:

@@ -1,5 +1,6 @@
 """`check`: makes a public check of a function of a `Subject`."""
 
+from collections.abc import Callable
 import functools
 import inspect
 
@@ -36,7 +37,7 @@ _OPTIONS = """
 """
 
 
-def check(function):
+def check(function: Callable[[Subject], str | None]) -> Callable[..., str]:
     """Makes a public check of a function of a `Subject`.
 
     The function fails by an `AssertionError` and returns a reason to skip, if any.
@@ -58,8 +59,8 @@ def check(function):
                 f'{type(error).__name__}: {brief(error)}') from error
         return 'passed' if reason is None else f'skipped: {reason}'
 
-    checked.__signature__ = inspect.Signature(
-        list(inspect.signature(Subject).parameters.values()))
-    checked.__doc__ = inspect.cleandoc(function.__doc__) + '\n\n' + inspect.cleandoc(
+    checked.__signature__ = inspect.signature(     # type: ignore[attr-defined]
+        Subject).replace(return_annotation=str)
+    checked.__doc__ = inspect.cleandoc(function.__doc__ or '') + '\n\n' + inspect.cleandoc(
         _OPTIONS)
     return checked

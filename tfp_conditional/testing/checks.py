@@ -1,5 +1,11 @@
 """All checks by name, and `check_bijector`, which runs them."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_probability as tfp
+
+from tfp_conditional.core.types import Sizes
 from tfp_conditional.testing import densities
 from tfp_conditional.testing import state
 from tfp_conditional.testing import values
@@ -18,13 +24,15 @@ CHECKS = {function.__name__.removeprefix('check_'): function for function in (
 class CheckFailure(AssertionError):
     """What `check_bijector` raises; its `report` has the status of every check."""
 
-    def __init__(self, message, report):
+    def __init__(self, message: str, report: dict[str, str]) -> None:
         super().__init__(message)
         self.report = report
 
 
-def check_bijector(bijector, event_size=None, condition_size=None, checks=None,
-                   skip=(), **options):
+def check_bijector(bijector: tfp.bijectors.Bijector, event_size: int | None = None,
+                   condition_size: Sizes | None = None,
+                   checks: Sequence[str] | None = None, skip: Sequence[str] = (),
+                   **options: Any) -> dict[str, str]:
     """Runs every check that makes sense for the bijector.
 
     ```python

@@ -1,11 +1,15 @@
 """`Subject`: a bijector, inputs for it, and the questions that checks ask of it."""
 
+from collections.abc import Callable, Sequence
 import contextlib
 import functools
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+
+from tfp_conditional.core.types import DType, Sizes
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -14,7 +18,7 @@ tfb, tfd = tfp.bijectors, tfp.distributions
 RTOL = {tf.float64: 1e-10, tf.float32: 1e-5, tf.float16: 1e-2, tf.bfloat16: 5e-2}
 
 
-def perturb(module, scale=0.5, seed=0):
+def perturb(module: Any, scale: float = 0.5, seed: int = 0) -> Any:
     """Moves every variable by normal noise, within its constraint if it has one.
 
     ```python
@@ -59,10 +63,16 @@ class Subject:
     `x [*batch, D]`, `conditions [*condition_batch, S]`.
     """
 
-    def __init__(self, bijector, event_size=None, condition_size=None, *, seed=0,
-                 dtype=None, rtol=None, batch_shape=(4,),
-                 condition_batch_shape=None, perturb_scale=0.5, domain=None,
-                 support=(-np.inf, np.inf), factory=None, make_kwargs=None):
+    def __init__(self, bijector: tfp.bijectors.Bijector, event_size: int | None = None,
+                 condition_size: Sizes | None = None, *, seed: int = 0,
+                 dtype: DType | None = None, rtol: float | None = None,
+                 batch_shape: Sequence[int] = (4,),
+                 condition_batch_shape: Sequence[int] | None = None,
+                 perturb_scale: float = 0.5,
+                 domain: tfp.bijectors.Bijector | None = None,
+                 support: tuple[float, float] = (-np.inf, np.inf),
+                 factory: Callable[[], tfp.bijectors.Bijector] | None = None,
+                 make_kwargs: Callable[[Any], dict[str, Any]] | None = None) -> None:
         if not isinstance(bijector, tfb.Bijector):
             raise TypeError('`bijector` must be a tfb.Bijector; got '
                             f'{type(bijector).__name__}.')

@@ -33,7 +33,7 @@ class Affine(transformer.Transformer):
 
     num_parameters = 2
 
-    def __init__(self, max_log_scale=2., shift_range=10.):
+    def __init__(self, max_log_scale: float = 2., shift_range: float = 10.) -> None:
         """Constructs the transformer.
 
         Args:
@@ -51,17 +51,19 @@ class Affine(transformer.Transformer):
         self.max_log_scale = float(max_log_scale)
         self.shift_range = float(shift_range)
 
-    def shift_and_log_scale(self, parameters):
+    def shift_and_log_scale(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `shift [..., d]` and `log_scale [..., d]`."""
         shift, log_scale = tf.unstack(parameters, axis=-2)
         return (soften(shift, self.shift_range),
                 self.max_log_scale * tf.tanh(log_scale / self.max_log_scale))
 
-    def forward_and_log_det(self, x, parameters):
+    def forward_and_log_det(self, x: tf.Tensor,
+                            parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         shift, log_scale = self.shift_and_log_scale(parameters)
         return x * tf.exp(log_scale) + shift, log_scale
 
-    def inverse_and_log_det(self, y, parameters):
+    def inverse_and_log_det(self, y: tf.Tensor,
+                            parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         shift, log_scale = self.shift_and_log_scale(parameters)
         return (y - shift) * tf.exp(-log_scale), -log_scale
 
@@ -83,7 +85,7 @@ class Additive(transformer.Transformer):
     num_parameters = 1
     is_constant_jacobian = True
 
-    def __init__(self, shift_range=10.):
+    def __init__(self, shift_range: float = 10.) -> None:
         """Constructs the transformer.
 
         Args:
@@ -96,12 +98,14 @@ class Additive(transformer.Transformer):
             raise ValueError(f'`shift_range` must be > 0; got {shift_range}.')
         self.shift_range = float(shift_range)
 
-    def shift(self, parameters):
+    def shift(self, parameters: tf.Tensor) -> tf.Tensor:
         """Returns `shift [..., d]`."""
         return soften(parameters[..., 0, :], self.shift_range)
 
-    def forward_and_log_det(self, x, parameters):
+    def forward_and_log_det(self, x: tf.Tensor,
+                            parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return x + self.shift(parameters), tf.zeros_like(x)
 
-    def inverse_and_log_det(self, y, parameters):
+    def inverse_and_log_det(self, y: tf.Tensor,
+                            parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return y - self.shift(parameters), tf.zeros_like(y)

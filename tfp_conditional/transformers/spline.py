@@ -27,7 +27,8 @@ class RationalQuadratic(transformer.Transformer):
     With all parameters 0 the map is the identity.
     """
 
-    def __init__(self, num_bins=8, bound=5., min_bin_size=1e-2, min_derivative=1e-2):
+    def __init__(self, num_bins: int = 8, bound: float = 5., min_bin_size: float = 1e-2,
+                 min_derivative: float = 1e-2) -> None:
         """Constructs the transformer.
 
         Args:
@@ -54,10 +55,12 @@ class RationalQuadratic(transformer.Transformer):
         self.bound, self.min_bin_size = float(bound), float(min_bin_size)
         self.min_derivative = float(min_derivative)
 
-    def forward_and_log_det(self, x, parameters):
+    def forward_and_log_det(self, x: tf.Tensor,
+                            parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return _forward(*self._arguments(x, parameters, by_height=False))
 
-    def inverse_and_log_det(self, y, parameters):
+    def inverse_and_log_det(self, y: tf.Tensor,
+                            parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return _inverse(*self._arguments(y, parameters, by_height=True))
 
     def _arguments(self, value, parameters, by_height):

@@ -23,14 +23,16 @@ class Transformer(abc.ABC):
     """
 
     num_parameters: int
-    is_constant_jacobian = False
+    is_constant_jacobian: bool = False
 
     @abc.abstractmethod
-    def forward_and_log_det(self, x, parameters):
+    def forward_and_log_det(self, x: tf.Tensor,
+                            parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `y [..., d]` and `log |dy/dx| [..., d]`."""
 
     @abc.abstractmethod
-    def inverse_and_log_det(self, y, parameters):
+    def inverse_and_log_det(self, y: tf.Tensor,
+                            parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `x [..., d]` and `log |dx/dy| [..., d]`."""
 
 
