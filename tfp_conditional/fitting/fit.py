@@ -27,7 +27,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         epochs=100, batch_size=128, optimizer=None, learning_rate=None,
         weight_decay=None, clip_norm=10., patience=None, ema_decay=0.997,
         target_noise=0., seed=None, checkpoint=None, callback=None,
-        jit_compile=False, verbose=True):
+        jit_compile=False, verbose=True, sample_weight=None):
     """Fits the variables of `dist` in place by maximum likelihood.
 
     Minimizes `-mean(dist.log_prob(y, bijector_kwargs={'conditions': c}))` over
@@ -69,13 +69,15 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         `TransformedDistribution` over a conditional bijector, or any other, for
         targets alone.
       targets: `[N, ...]`, events in rows; or a `tf.data.Dataset` of batches
-        (targets `[B, ...]`, conditions `[B, S]`), or of targets alone, whose
-        shuffling is its own affair. Conditions of which a `tf.TensorSpec` leaves
+        (targets `[B, ...]`, conditions `[B, S]`), of (targets, conditions, weights
+        `[B]`), with `()` for no conditions, or of targets alone, whose shuffling is its
+        own affair. Conditions of which a `tf.TensorSpec` leaves
         sizes open may differ in them from batch to batch. Arrays of which the dtype
         of `dist` leaves too little are refused, as times in seconds in float32.
       conditions: `[N, S]`, or the nest of such arrays that the flow takes; `None`
         for a dist that takes none.
-      validation_data: (targets, conditions), targets alone, or a Dataset of them.
+      validation_data: (targets, conditions), (targets, conditions, weights) with
+        `None` for no conditions, targets alone, or a Dataset.
       validation_split: fraction of the rows to hold out, at random, in its place.
         With validation the weights of the least `val_loss` stay in `dist`, be they
         those from before the first epoch. A flow that adapts in this fit begins as a
@@ -105,6 +107,12 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
       callback: called as `callback(history)` after each epoch's checkpoint.
       jit_compile: `bool`, whether to compile by XLA.
       verbose: `bool`, whether to show a progress bar where tqdm is installed.
+      sample_weight: `[N]`, how much each row counts, not negative; `None`: equally.
+        Losses are weighted means, and only the ratios of weights matter; a row of
+        weight 0 is as one that is not there. Importance weights p / q of rows drawn
+        from q fit p. Parts that `adapt` do so to rows that are kept in proportion to
+        their weights. A Dataset has its weights in its elements; one more pass, before
+        the first step, finds their mean.
 
     Returns:
       `dict` of lists, one entry an epoch: `'epoch'` from 1, `'loss'`, the mean over
@@ -126,7 +134,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         validation_split=validation_split, jit_compile=bool(jit_compile))
     _check_settings(settings, optimizer, validation_data)
     _check_dist(dist)
-    train = data_lib.checked_data(dist, targets, conditions, 'targets')
+    train = data_lib.checked_data(dist, targets, conditions, 'targets', sample_weight)
     held_out = data_lib.checked_validation(dist, validation_data)
     entropy, saved = seeds.resolve_seed(seed), None
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -207,8 +215,8 @@ def _adapt(dist, train, training, updates, entropy):
     has_learnt = flow is not None and adapt_lib.has_learnt(flow)
     adapts = flow is not None and not adapt_lib.adapted(flow)
     if adapts:
-        batches = [(targets, data_lib.or_none(conditions))
-                   for targets, conditions in train.sample(entropy)]
+        batches = [(targets, data_lib.or_none(conditions)) for targets, conditions, _
+                   in data_lib.thinned(train.sample(entropy), entropy)]
         if isinstance(train, data_lib.Batches):
             for batch in batches:
                 data_lib.check_values(flow, *batch, 'targets')
@@ -216,17 +224,18 @@ def _adapt(dist, train, training, updates, entropy):
     updates.read()
     updates.assign(optimizer_lib.values(updates.weights))   # The averages, too.
     if has_learnt:
-        _check_place(dist, train.sample(entropy, data_lib.EVALUATION_ROWS), training)
+        _check_place(dist, data_lib.thinned(
+            train.sample(entropy, data_lib.EVALUATION_ROWS), entropy), training)
     return adapts
 
 
 def _check_place(dist, batches, training):
     """Warns where the data are not those that the flow has adapted to."""
-    targets = np.concatenate([np.asarray(y, np.float64) for y, _ in batches])
+    targets = np.concatenate([np.asarray(y, np.float64) for y, *_ in batches])
     scale = np.std(targets, axis=0)
     gaussian = np.sum(np.log(np.where(scale > 0, scale, 1.))
                       + .5 * np.log(2 * np.pi) + .5)
-    loss = -sum(float(tf.reduce_sum(training.log_prob(*batch)))
+    loss = -sum(float(tf.reduce_sum(training.log_prob(*batch[:2])))
                 for batch in batches) / len(targets)
     if not loss - gaussian <= _ELSEWHERE * scale.size:
         warnings.warn(

@@ -67,10 +67,10 @@ class Training:
             raise ValueError('`targets`, a Dataset, gave no batch in this epoch.')
         return np.mean(losses).item()
 
-    def _loop(self, targets, conditions, rows, seed):
+    def _loop(self, targets, conditions, weights, rows, seed):
         """All steps of an epoch, or those up to the first that is not finite."""
         def step(i, total, _):
-            batch = data_lib.Arrays(targets, conditions).take(rows[i])
+            batch = data_lib.Arrays(targets, conditions, weights).take(rows[i])
             shift = tf.stack([0, tf.cast(i, seed.dtype)])
             loss, is_finite = self._step(*batch, seed + shift)
             return i + 1, total + loss, is_finite
@@ -80,28 +80,32 @@ class Training:
             (0, tf.zeros([], tf.float64), True))
         return total, is_finite
 
-    def _step(self, targets, conditions, seed):
-        return self._optimizer.apply_gradients(
-            *self._per_replica(targets, conditions, seed))
+    def _step(self, *batch_and_seed):
+        return self._optimizer.apply_gradients(*self._per_replica(*batch_and_seed))
 
-    def _per_replica(self, targets, conditions, seed):
-        return self._strategy.run(self._gradients, (targets, conditions, seed))
+    def _per_replica(self, *batch_and_seed):
+        return self._strategy.run(self._gradients, batch_and_seed)
 
-    def _gradients(self, targets, conditions, seed):
+    def _gradients(self, targets, conditions, weights, seed):
         """The loss and its gradients, summed over replicas, each with its rows."""
         context = tf.distribute.get_replica_context()
         count = context.num_replicas_in_sync
         if count > 1:
             replica = context.replica_id_in_sync_group
-            targets, conditions = tf.nest.map_structure(
+            targets, conditions, weights = tf.nest.map_structure(
                 lambda x: tf.stack(tf.split(x, count))[replica],
-                (targets, conditions))
+                (targets, conditions, weights))
             seed += tf.stack([0, tf.cast(replica, seed.dtype) * 2**32])
         if self._target_noise:
             targets += self._target_noise * tf.random.stateless_normal(
                 tf.shape(targets), seed, dtype=targets.dtype)
         with tf.GradientTape() as tape, dropout.training(seed):
-            loss = -tf.reduce_mean(self._log_prob(targets, conditions)) / count
+            log_prob = self._log_prob(targets, conditions)
+            if not isinstance(weights, tuple):
+                # Not over their sum in the batch, which a great one makes greater: of
+                # mean 1 over all rows, batches have the gradient of all in the mean.
+                log_prob *= tf.cast(weights, log_prob.dtype)
+            loss = -tf.reduce_mean(log_prob) / count
         gradients = tape.gradient(loss, self._variables)
         _check_variables(self._variables, gradients, tape.watched_variables(), count)
         both = [loss, *self._optimizer.pack(gradients)]
