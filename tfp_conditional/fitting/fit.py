@@ -1,5 +1,6 @@
 """`fit`: maximum likelihood by mini-batches, each epoch one compiled function."""
 
+import functools
 import os
 import warnings
 
@@ -14,7 +15,7 @@ from tfp_conditional.core.progress import progress
 from tfp_conditional.fitting import checkpoint as checkpoint_lib
 from tfp_conditional.fitting import data as data_lib
 from tfp_conditional.fitting import optimizer as optimizer_lib
-from tfp_conditional.fitting.training import Training
+from tfp_conditional.fitting import programs
 from tfp_conditional.fitting.validation import PATIENCE, Validation
 
 # Of so few, without validation, a fit of the defaults is 4 nats from the optimum
@@ -149,84 +150,91 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
             'by heart: its density rises without end at the rows and falls elsewhere. '
             'Give `validation_split` or `validation_data`, which end it before, or '
             'few `epochs`, or `target_noise`.', stacklevel=2)
-    with _strategy(dist.trainable_variables, train, jit_compile).scope():
+    strategy = _strategy(dist.trainable_variables, train, jit_compile)
+    with strategy.scope():
         num_steps = train.num_steps(batch_size)
-        guards = (clip_norm, ema_decay, settings['jit_compile'])
         if optimizer is None:
             if weight_decay is None:
                 weight_decay = optimizer_lib.default_weight_decay(
                     dist.event_shape.num_elements() or 1, num_steps)
-            updates = optimizer_lib.FlatAdamW(
-                num_steps * epochs, learning_rate, weight_decay, *guards)
             # Until its cosine falls, a high rate may hide for long what is learnt.
             patience = patience or max(PATIENCE, epochs // 3)
+            make = functools.partial(optimizer_lib.FlatAdamW, num_steps * epochs,
+                                     learning_rate, weight_decay)
         else:
-            updates = optimizer_lib.KerasOptimizer(optimizer, *guards)
             patience = patience or PATIENCE
             del settings['epochs']   # It may go on for more.
-        updates.build(list(dist.trainable_variables))
-        training = Training(dist, train, updates, entropy, num_steps, target_noise,
-                            settings['jit_compile'])
-        validation = Validation(held_out, training.log_prob, updates, patience)
-        # Beside them, a checkpoint holds what `adapt` has learnt.
-        state = [*dist.trainable_variables, *updates.state,
-                 *dist.non_trainable_variables]
-        history = {'epoch': [], 'loss': []}
-        if held_out is not None:
-            history['val_loss'] = []
-        fingerprint = None if checkpoint is None else checkpoint_lib.fingerprint(
-            dist, train, held_out, updates, settings)
-        if saved is None:
-            has_adapted = _adapt(dist, train, training, updates, entropy)
-            validation.start(has_adapted)
-        else:
-            checkpoint_lib.check(saved['settings'], fingerprint, checkpoint)
-            optimizer_lib.assign(state, arrays)
-            updates.read()
-            history = saved['history']
-            validation.restore(saved['losses'], arrays[len(state):])
-        with progress(epochs, 'fit', 'epoch', verbose, len(history['epoch'])) as bar:
-            while len(history['epoch']) < epochs and not validation.is_stalled():
-                epoch = len(history['epoch']) + 1
-                history['loss'].append(training.epoch(epoch))
-                history['epoch'].append(epoch)
-                if held_out is not None:
-                    history['val_loss'].append(validation.validate())
-                if checkpoint is not None:
-                    checkpoint_lib.write(
-                        checkpoint, dict(history=history, entropy=entropy,
-                                         losses=validation.losses, settings=fingerprint),
-                        [*optimizer_lib.values(state), *validation.best,
-                         *validation.first])
-                if bar is not None:
-                    bar.set_postfix({k: v[-1] for k, v in history.items()
-                                     if k != 'epoch'})
-                    bar.update()
-                if callback is not None:
-                    callback(history)
-                    updates.read()
-        validation.finish()
+            make = functools.partial(optimizer_lib.KerasOptimizer, optimizer)
+        make = functools.partial(make, clip_norm, ema_decay, settings['jit_compile'])
+        has_learnt = _has_learnt(dist)
+        has_adapted = saved is None and _adapt(dist, train, entropy)
+        with programs.program(dist, make, strategy, target_noise,
+                              settings['jit_compile']) as (training, updates):
+            validation = Validation(held_out, training.log_prob, updates, patience)
+            # Beside them, a checkpoint holds what `adapt` has learnt.
+            state = [*dist.trainable_variables, *updates.state,
+                     *dist.non_trainable_variables]
+            history = {'epoch': [], 'loss': []}
+            if held_out is not None:
+                history['val_loss'] = []
+            fingerprint = None if checkpoint is None else checkpoint_lib.fingerprint(
+                dist, train, held_out, updates, settings)
+            updates.begin()
+            if saved is None:
+                if has_learnt:
+                    _check_place(dist, data_lib.thinned(train.sample(
+                        entropy, data_lib.EVALUATION_ROWS), entropy), training)
+                validation.start(has_adapted)
+            else:
+                checkpoint_lib.check(saved['settings'], fingerprint, checkpoint)
+                optimizer_lib.assign(state, arrays)
+                updates.read()
+                history = saved['history']
+                validation.restore(saved['losses'], arrays[len(state):])
+            with progress(epochs, 'fit', 'epoch', verbose,
+                          len(history['epoch'])) as bar:
+                while len(history['epoch']) < epochs and not validation.is_stalled():
+                    epoch = len(history['epoch']) + 1
+                    history['loss'].append(
+                        training.epoch(epoch, train, num_steps, entropy))
+                    history['epoch'].append(epoch)
+                    if held_out is not None:
+                        history['val_loss'].append(validation.validate())
+                    if checkpoint is not None:
+                        checkpoint_lib.write(
+                            checkpoint, dict(
+                                history=history, entropy=entropy,
+                                losses=validation.losses, settings=fingerprint),
+                            [*optimizer_lib.values(state), *validation.best,
+                             *validation.first])
+                    if bar is not None:
+                        bar.set_postfix({k: v[-1] for k, v in history.items()
+                                         if k != 'epoch'})
+                        bar.update()
+                    if callback is not None:
+                        callback(history)
+                        updates.read()
+            validation.finish()
     return history
 
 
-def _adapt(dist, train, training, updates, entropy):
+def _has_learnt(dist):
+    flow = getattr(dist, 'bijector', None)
+    return flow is not None and adapt_lib.has_learnt(flow)
+
+
+def _adapt(dist, train, entropy):
     """Lets the flow learn from the data what gradients do not; returns whether it did."""
     flow = getattr(dist, 'bijector', None)
-    has_learnt = flow is not None and adapt_lib.has_learnt(flow)
-    adapts = flow is not None and not adapt_lib.adapted(flow)
-    if adapts:
-        batches = [(targets, data_lib.or_none(conditions)) for targets, conditions, _
-                   in data_lib.thinned(train.sample(entropy), entropy)]
-        if isinstance(train, data_lib.Batches):
-            for batch in batches:
-                data_lib.check_values(flow, *batch, 'targets')
-        adapt_lib.adapt_batches(flow, batches)
-    updates.read()
-    updates.assign(optimizer_lib.values(updates.weights))   # The averages, too.
-    if has_learnt:
-        _check_place(dist, data_lib.thinned(
-            train.sample(entropy, data_lib.EVALUATION_ROWS), entropy), training)
-    return adapts
+    if flow is None or adapt_lib.adapted(flow):
+        return False
+    batches = [(targets, data_lib.or_none(conditions)) for targets, conditions, _
+               in data_lib.thinned(train.sample(entropy), entropy)]
+    if isinstance(train, data_lib.Batches):
+        for batch in batches:
+            data_lib.check_values(flow, *batch, 'targets')
+    adapt_lib.adapt_batches(flow, batches)
+    return True
 
 
 def _check_place(dist, batches, training):
@@ -243,7 +251,7 @@ def _check_place(dist, batches, training):
             f'loss on these targets is {loss:.4g} nats per event, where a Gaussian of '
             f'their mean and deviation has {gaussian:.4g}. Where targets or conditions '
             'are of another scale or place than those of the first fit, make a new '
-            'dist, or bring them to that scale.', stacklevel=4)
+            'dist, or bring them to that scale.', stacklevel=3)
 
 
 def _check_settings(settings, optimizer, validation_data):

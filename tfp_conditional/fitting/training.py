@@ -1,6 +1,7 @@
 """An epoch of `fit`, one compiled function, or of a Dataset one for each batch."""
 
 import functools
+import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -13,19 +14,16 @@ from tfp_conditional.fitting import optimizer as optimizer_lib
 class Training:
     """Epochs that depend on nothing but weights, seed and epoch, so that fits resume.
 
+    One serves many fits, and holds no data, and `dist`, which may hold it, weakly.
+
     Args:
       dist: `tfd.Distribution` whose variables are trained.
-      data: `data.Arrays` or `data.Batches`.
       optimizer: one of `optimizer`, built.
-      entropy: tuple of `int`, the seed.
-      num_steps: of an epoch; a Dataset may give others.
       target_noise, jit_compile: as of `fit`.
     """
 
-    def __init__(self, dist, data, optimizer, entropy, num_steps, target_noise,
-                 jit_compile):
-        self._dist, self._data, self._optimizer = dist, data, optimizer
-        self._entropy, self._num_steps = entropy, num_steps
+    def __init__(self, dist, optimizer, target_noise, jit_compile):
+        self._dist, self._optimizer = weakref.ref(dist), optimizer
         self._target_noise = target_noise
         self._variables = list(dist.trainable_variables)
         self._strategy = tf.distribute.get_strategy()
@@ -38,31 +36,37 @@ class Training:
                 (self._loop, jit_compile), (self._step, jit_compile),
                 (self._per_replica, False), (self._averaged_log_prob, False)]]
 
-    def epoch(self, number):
-        """One pass through the data, the first of number 1; the mean loss of its steps.
+    def epoch(self, number, data, num_steps, entropy):
+        """One pass through the data; the mean loss of its steps.
+
+        Args:
+          number: `int`, of the epoch, from 1.
+          data: `data.Arrays` or `data.Batches`.
+          num_steps: of an epoch; a Dataset may give others.
+          entropy: tuple of `int`, the seed.
 
         Raises:
           FloatingPointError: a loss or gradient was not finite.
         """
-        rng = np.random.default_rng((*self._entropy, number))
+        rng = np.random.default_rng((*entropy, number))
         seed = tf.constant(rng.spawn(1)[0].integers(2**31, size=2))
         start = optimizer_lib.values(self._optimizer.weights)
-        if isinstance(self._data, data_lib.Arrays):
-            rows = self._data.order(rng, self._num_steps,
-                                    self._strategy.num_replicas_in_sync)
+        if isinstance(data, data_lib.Arrays):
+            rows = data.order(rng, num_steps, self._strategy.num_replicas_in_sync)
             before = int(tf.convert_to_tensor(self._optimizer.count))
-            total = _guarded(self._epoch, *self._data, rows, seed)
+            total = _guarded(self._epoch, *data, rows, seed)
             if total is not None:
-                return total / self._num_steps
+                return total / num_steps
             step = int(tf.convert_to_tensor(self._optimizer.count)) - before
-            self._stop(number, step, start, *self._data.take(rows[step]),
-                       seed + [0, step])
+            self._stop(f'Epoch {number}, step {step + 1} of {num_steps}', start,
+                       *data.take(rows[step]), seed + [0, step])
         losses = []
-        for step, batch in enumerate(self._data.batches()):
+        for step, batch in enumerate(data.batches()):
             arguments = (*batch, seed + [0, step])
             losses.append(_guarded(self._batch, *arguments))
             if losses[-1] is None:
-                self._stop(number, step, start, *arguments)
+                self._stop(f'Epoch {number}, step {step + 1} of {num_steps}', start,
+                           *arguments)
         if not losses:
             raise ValueError('`targets`, a Dataset, gave no batch in this epoch.')
         return np.mean(losses).item()
@@ -76,7 +80,7 @@ class Training:
             return i + 1, total + loss, is_finite
 
         _, total, is_finite = tf.while_loop(
-            lambda i, _, is_finite: (i < rows.shape[0]) & is_finite, step,
+            lambda i, _, is_finite: (i < tf.shape(rows)[0]) & is_finite, step,
             (0, tf.zeros([], tf.float64), True))
         return total, is_finite
 
@@ -126,7 +130,7 @@ class Training:
         conditions = data_lib.or_none(conditions)
         kwargs = ({} if conditions is None else
                   {'bijector_kwargs': {'conditions': conditions}})
-        log_prob = self._dist.log_prob(targets, **kwargs)
+        log_prob = self._dist().log_prob(targets, **kwargs)
         if not log_prob.shape.is_compatible_with(targets.shape[:1]):
             raise ValueError(
                 '`dist.log_prob` must give one number for each row; got shape '
@@ -134,7 +138,7 @@ class Training:
                 'base of scalar events as `tfd.Independent(base, 1)`.')
         return log_prob
 
-    def _stop(self, number, step, start, *batch):
+    def _stop(self, place, start, *batch):
         """Raises for the batch that was not finite."""
         loss, *gradients = [self._strategy.experimental_local_results(x)[0]
                             for x in tf.nest.flatten(self._replicas(*batch))]
@@ -150,8 +154,7 @@ class Training:
             self._optimizer.write()
             kept = 'the start of the epoch, since the step before spoilt them'
         raise FloatingPointError(
-            f'Epoch {number}, step {step + 1} of {self._num_steps}: not finite: '
-            f'{", ".join(bad[:3])}{", ..." * (len(bad) > 3)}. The weights are those '
+            f'{place}: not finite: {", ".join(bad[:3])}{", ..." * (len(bad) > 3)}. The weights are those '
             f'from {kept}. Look for outliers in the batch, lower `learning_rate` or '
             '`clip_norm`, or use float64.')
 
