@@ -67,10 +67,10 @@ class Arrays(typing.NamedTuple):
         return [self.take(np.random.default_rng((*entropy, 0)).choice(
             self.num_rows, rows, replace=False))]
 
-    def batches(self):
-        """All rows in their order."""
-        return [self.take(slice(i, i + EVALUATION_ROWS))
-                for i in range(0, self.num_rows, EVALUATION_ROWS)]
+    def batches(self, part=0, num_parts=1):
+        """All rows in their order, or of so many parts of them one."""
+        return [self.take(slice(i, i + EVALUATION_ROWS)) for i in range(
+            part * EVALUATION_ROWS, self.num_rows, num_parts * EVALUATION_ROWS)]
 
     def digest(self):
         return [[list(x.shape), zlib.crc32(np.ascontiguousarray(x).tobytes())]
@@ -83,6 +83,11 @@ class Batches:
     def __init__(self, dataset, label):
         self._dataset, self._label = dataset, label
         self._scale = None    # What weights are divided by: their mean.
+
+    @property
+    def has_weights(self):
+        return isinstance(self._dataset.element_spec, tuple) and (
+            len(self._dataset.element_spec) == 3)
 
     def split(self, fraction, entropy):
         del fraction, entropy
@@ -111,9 +116,9 @@ class Batches:
                 break
         return batches
 
-    def batches(self):
-        """`Arrays`, without the rows whose weight is 0."""
-        for batch in self._dataset:
+    def batches(self, part=0, num_parts=1):
+        """`Arrays`, without the rows whose weight is 0; all, or one part of many."""
+        for batch in self._dataset.shard(num_parts, part):
             batch = as_batch(batch)
             if has_weights(batch):
                 if self._scale is None:
@@ -122,6 +127,10 @@ class Batches:
                     weights=tf.cast(batch.weights, tf.float64) / self._scale))
             if batch.num_rows:
                 yield batch
+
+    def distributed(self, strategy):
+        """`Arrays` of what replicas have each, of batches that are shared out."""
+        return map(as_batch, strategy.experimental_distribute_dataset(self._dataset))
 
     def _mean_weight(self):
         """That of all rows that have one, from a pass through the data."""
@@ -139,6 +148,11 @@ class Batches:
 
     def digest(self):
         return str(self._dataset.element_spec)
+
+
+def checksum(data):
+    """A number that tells data apart."""
+    return zlib.crc32(str(data.digest()).encode())
 
 
 def as_batch(element):

@@ -3,10 +3,12 @@
 import functools
 import os
 import warnings
+import zlib
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tf_keras
 
 from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.core import conditions as conditions_lib
@@ -17,6 +19,7 @@ from tfp_conditional.fitting import data as data_lib
 from tfp_conditional.fitting import optimizer as optimizer_lib
 from tfp_conditional.fitting import programs
 from tfp_conditional.fitting.validation import PATIENCE, Validation
+from tfp_conditional.fitting.workers import Workers
 
 # Of so few, without validation, a fit of the defaults is 4 nats from the optimum
 # where one with a fifth held out is 0.3 from it.
@@ -152,7 +155,11 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
             'few `epochs`, or `target_noise`.', stacklevel=2)
     strategy = _strategy(dist.trainable_variables, train, jit_compile)
     with strategy.scope():
+        workers = Workers(strategy)
         num_steps = train.num_steps(batch_size)
+        if workers.count > 1:
+            _check_workers(workers, settings, optimizer, saved, num_steps,
+                           train, held_out)
         if optimizer is None:
             if weight_decay is None:
                 weight_decay = optimizer_lib.default_weight_decay(
@@ -165,12 +172,16 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
             patience = patience or PATIENCE
             del settings['epochs']   # It may go on for more.
             make = functools.partial(optimizer_lib.KerasOptimizer, optimizer)
-        make = functools.partial(make, clip_norm, ema_decay, settings['jit_compile'])
+        # An error on one worker would end what the others wait for.
+        make = functools.partial(make, clip_norm, ema_decay,
+                                 settings['jit_compile'] or workers.count > 1)
         has_learnt = _has_learnt(dist)
         has_adapted = saved is None and _adapt(dist, train, entropy)
+        workers.follow([*dist.trainable_variables, *dist.non_trainable_variables])
         with programs.program(dist, make, strategy, target_noise,
                               settings['jit_compile']) as (training, updates):
-            validation = Validation(held_out, training.log_prob, updates, patience)
+            validation = Validation(held_out, training.log_prob, updates, patience,
+                                    workers)
             # Beside them, a checkpoint holds what `adapt` has learnt.
             state = [*dist.trainable_variables, *updates.state,
                      *dist.non_trainable_variables]
@@ -191,7 +202,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
                 updates.read()
                 history = saved['history']
                 validation.restore(saved['losses'], arrays[len(state):])
-            with progress(epochs, 'fit', 'epoch', verbose,
+            with progress(epochs, 'fit', 'epoch', verbose and not workers.index,
                           len(history['epoch'])) as bar:
                 while len(history['epoch']) < epochs and not validation.is_stalled():
                     epoch = len(history['epoch']) + 1
@@ -200,7 +211,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
                     history['epoch'].append(epoch)
                     if held_out is not None:
                         history['val_loss'].append(validation.validate())
-                    if checkpoint is not None:
+                    if checkpoint is not None and not workers.index:
                         checkpoint_lib.write(
                             checkpoint, dict(
                                 history=history, entropy=entropy,
@@ -312,14 +323,36 @@ def _strategy(variables, data, jit_compile):
         tf.distribute.get_strategy())
     count = strategy.num_replicas_in_sync
     if count > 1 and not (
-            type(strategy) is tf.distribute.MirroredStrategy and not jit_compile
-            and not isinstance(data, data_lib.Batches)
+            type(strategy) in (tf.distribute.MirroredStrategy,
+                               tf.distribute.MultiWorkerMirroredStrategy)
+            and not jit_compile
             and all(getattr(v, 'distribute_strategy', None) is strategy
                     for v in variables)):
         raise ValueError(
-            f'On {count} replicas `fit` needs a MirroredStrategy, under whose scope '
-            'all variables were made, arrays rather than a Dataset, and '
-            f'jit_compile=False; got {type(strategy).__name__}.')
-    if count > 1 and data.num_rows < count:
+            f'On {count} replicas `fit` needs a MirroredStrategy or a '
+            'MultiWorkerMirroredStrategy, under whose scope all variables were made, '
+            f'and jit_compile=False; got {type(strategy).__name__}.')
+    if count > 1 and isinstance(data, data_lib.Arrays) and data.num_rows < count:
         raise ValueError(f'`targets` must have a row for each of {count} replicas.')
+    if count > 1 and isinstance(data, data_lib.Batches) and data.has_weights:
+        raise ValueError(f'On {count} replicas a Dataset must be without weights; give '
+                         'arrays and `sample_weight`.')
     return strategy
+
+
+def _check_workers(workers, settings, optimizer, saved, num_steps, train, held_out):
+    """Refuses what would be another fit on each worker."""
+    if settings['seed'] is None:
+        raise ValueError('On several workers `fit` needs a `seed`, the same on all.')
+    if optimizer is not None and not isinstance(
+            optimizer, tf_keras.optimizers.Optimizer):
+        raise ValueError('On several workers `optimizer` must be one of tf_keras, or '
+                         'None; Keras 3 knows nothing of them.')
+    workers.check_same(0 if saved is None else len(saved['history']['epoch']), (
+        'The epochs in `checkpoint`, a file that all workers can read,'))
+    for number, label in [
+            (zlib.crc32(str(settings).encode()), 'Arguments of `fit`'),
+            (num_steps, 'The number of batches'), (data_lib.checksum(train), 'Data'),
+            (0 if held_out is None else data_lib.checksum(held_out),
+             'Data for validation')]:
+        workers.check_same(number, label)

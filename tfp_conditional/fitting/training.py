@@ -59,10 +59,12 @@ class Training:
                 return total / num_steps
             step = int(tf.convert_to_tensor(self._optimizer.count)) - before
             self._stop(f'Epoch {number}, step {step + 1} of {num_steps}', start,
-                       *data.take(rows[step]), seed + [0, step])
+                       *data.take(rows[step]), seed + [0, step], False)
         losses = []
-        for step, batch in enumerate(data.batches()):
-            arguments = (*batch, seed + [0, step])
+        is_shared = self._strategy.num_replicas_in_sync > 1
+        for step, batch in enumerate(
+                data.distributed(self._strategy) if is_shared else data.batches()):
+            arguments = (*batch, seed + [0, step], is_shared)
             losses.append(_guarded(self._batch, *arguments))
             if losses[-1] is None:
                 self._stop(f'Epoch {number}, step {step + 1} of {num_steps}', start,
@@ -76,7 +78,7 @@ class Training:
         def step(i, total, _):
             batch = data_lib.Arrays(targets, conditions, weights).take(rows[i])
             shift = tf.stack([0, tf.cast(i, seed.dtype)])
-            loss, is_finite = self._step(*batch, seed + shift)
+            loss, is_finite = self._step(*batch, seed + shift, False)
             return i + 1, total + loss, is_finite
 
         _, total, is_finite = tf.while_loop(
@@ -84,21 +86,25 @@ class Training:
             (0, tf.zeros([], tf.float64), True))
         return total, is_finite
 
-    def _step(self, *batch_and_seed):
-        return self._optimizer.apply_gradients(*self._per_replica(*batch_and_seed))
+    def _step(self, *arguments):
+        return self._optimizer.apply_gradients(*self._per_replica(*arguments))
 
-    def _per_replica(self, *batch_and_seed):
-        return self._strategy.run(self._gradients, batch_and_seed)
+    def _per_replica(self, *arguments):
+        return self._strategy.run(self._gradients, arguments)
 
-    def _gradients(self, targets, conditions, weights, seed):
-        """The loss and its gradients, summed over replicas, each with its rows."""
+    def _gradients(self, targets, conditions, weights, seed, is_shared):
+        """The loss and its gradients of all replicas, each of which has its rows.
+
+        They are shared out among them already, or here.
+        """
         context = tf.distribute.get_replica_context()
         count = context.num_replicas_in_sync
         if count > 1:
             replica = context.replica_id_in_sync_group
-            targets, conditions, weights = tf.nest.map_structure(
-                lambda x: tf.stack(tf.split(x, count))[replica],
-                (targets, conditions, weights))
+            if not is_shared:
+                targets, conditions, weights = tf.nest.map_structure(
+                    lambda x: tf.stack(tf.split(x, count))[replica],
+                    (targets, conditions, weights))
             seed += tf.stack([0, tf.cast(replica, seed.dtype) * 2**32])
         if self._target_noise:
             targets += self._target_noise * tf.random.stateless_normal(
@@ -109,16 +115,19 @@ class Training:
                 # Not over their sum in the batch, which a great one makes greater: of
                 # mean 1 over all rows, batches have the gradient of all in the mean.
                 log_prob *= tf.cast(weights, log_prob.dtype)
-            loss = -tf.reduce_mean(log_prob) / count
+            loss = -tf.reduce_mean(log_prob) if count == 1 else -tf.reduce_sum(log_prob)
         gradients = tape.gradient(loss, self._variables)
         _check_variables(self._variables, gradients, tape.watched_variables(), count)
         both = [loss, *self._optimizer.pack(gradients)]
         if count > 1:
+            both.append(tf.cast(tf.shape(targets)[0], loss.dtype))
             # Not `context.all_reduce`, whose gradient TensorFlow registers, and with
             # it the graph, for ever.
             both = context.merge_call(
                 lambda strategy, *sums: strategy.extended.batch_reduce_to(
                     tf.distribute.ReduceOp.SUM, [(x, x) for x in sums]), both)
+            *both, num_rows = both    # The last batch of a Dataset has few.
+            both = [x / tf.cast(num_rows, x.dtype) for x in both]
         return both[0], both[1:]
 
     def _averaged_log_prob(self, targets, conditions):

@@ -22,6 +22,7 @@ class Validation:
       log_prob: (targets, conditions) -> `[N]`, by `optimizer.results`.
       optimizer: one of `optimizer`, built.
       patience: `int`.
+      workers: `workers.Workers`.
 
     Attributes:
       losses: before the first epoch, and after each.
@@ -30,9 +31,9 @@ class Validation:
         in this fit.
     """
 
-    def __init__(self, data, log_prob, optimizer, patience):
+    def __init__(self, data, log_prob, optimizer, patience, workers):
         self._data, self._log_prob, self._optimizer = data, log_prob, optimizer
-        self._patience = patience
+        self._patience, self._workers = patience, workers
         self.losses, self.best, self.first = [], [], []
 
     def start(self, has_adapted):
@@ -44,11 +45,12 @@ class Validation:
     def validate(self):
         """Returns the loss of the weights as they are, and keeps the best."""
         total, count = 0., 0.
-        for batch in self._data.batches():
+        for batch in self._data.batches(self._workers.index, self._workers.count):
             log_prob, weights = self._log_prob(*batch[:2]), _weights(batch)
             total += float(tf.reduce_sum(weights * log_prob))
             count += np.sum(weights)
-        self.losses.append(-total / count)
+        total, count = np.sum(self._workers.gather([total, count]), axis=0)
+        self.losses.append(float(-total / count))
         if self._best_epoch() == len(self.losses) - 1:
             self.best = optimizer_lib.values(self._optimizer.results)
         return self.losses[-1]
@@ -74,7 +76,8 @@ class Validation:
         and remain the best unless the best epoch gains significantly over them.
         """
         best = self.best or optimizer_lib.values(self._optimizer.results)
-        if self.first and self._best_epoch() and not self._is_significant():
+        if self.first and self._best_epoch() and not self._workers.gather(
+                self._is_significant())[0]:
             best = self.first
         self._optimizer.assign(best)
 
