@@ -763,7 +763,16 @@ for strategy in (tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']),
 mirrored = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
 with mirrored.scope():
     dist = t.flow_dist()
-for kwargs in ({'dist': dist, 'jit_compile': True}, {'dist': t.flow_dist()}):
+# The last batch has 16 rows, which the replicas share out too.
+settings = dict(targets=t.BATCHES, conditions=None, epochs=1, validation_data=t.BATCHES)
+expected, history = t.small(**settings)
+_, got = t.small(dist, **settings)
+np.testing.assert_allclose(got['loss'], history['loss'], rtol=1e-6)
+np.testing.assert_allclose(got['val_loss'], history['val_loss'], rtol=1e-6)
+for one, other in zip(t.values(dist), t.values(expected)):
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
+for kwargs in ({'dist': dist, 'targets': t.BATCHES.map(lambda y, c: (y, c, c[:, 0]**2)),
+                'conditions': None}, {'dist': dist, 'jit_compile': True}, {'dist': t.flow_dist()}):
     try:
         with mirrored.scope():
             t.small(**kwargs)

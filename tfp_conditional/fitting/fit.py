@@ -75,7 +75,7 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
       targets: `[N, ...]`, events in rows; or a `tf.data.Dataset` of batches
         (targets `[B, ...]`, conditions `[B, S]`), of (targets, conditions, weights
         `[B]`), with `()` for no conditions, or of targets alone, whose shuffling is its
-        own affair. Conditions of which a `tf.TensorSpec` leaves
+        own affair. On several replicas they share out each of its batches. Conditions of which a `tf.TensorSpec` leaves
         sizes open may differ in them from batch to batch. Arrays of which the dtype
         of `dist` leaves too little are refused, as times in seconds in float32.
       conditions: `[N, S]`, or the nest of such arrays that the flow takes; `None`
@@ -107,7 +107,8 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
         it and the epoch only. `None`: one drawn from TensorFlow's generator.
       checkpoint: path of a file, written after each epoch. Where it exists, the fit
         goes on from it, and ends as if never interrupted, bit for bit (a Dataset
-        must repeat itself for that).
+        must repeat itself for that). Of several workers the chief writes it, and all
+        read it.
       callback: called as `callback(history)` after each epoch's checkpoint.
       jit_compile: `bool`, whether to compile by XLA.
       verbose: `bool`, whether to show a progress bar where tqdm is installed.

@@ -26,26 +26,36 @@ class Workers:
             self.count = strategy.num_replicas_in_sync // self._local
             self.index = int(replicas[0]) // self._local
 
+        self._sum = tf.function(self._sum_in_graph, autograph=False)
+
+    def _sum_in_graph(self, numbers):
+        """The sum over workers, to the bit the same on all."""
+        def local(numbers):    # Once for each worker, be its replicas many.
+            return tf.where(_replica() % self._local == 0, numbers,
+                            tf.zeros_like(numbers))
+
+        return self._strategy.reduce(
+            tf.distribute.ReduceOp.SUM, self._strategy.run(local, (numbers,)), axis=None)
+
     def gather(self, numbers):
-        """Numbers `[...]` of all, `[count, ...]` in float64, to the bit the same."""
+        """Numbers of all, as rows `[count, ...]` in float64."""
         numbers = np.asarray(numbers, np.float64)
         if self.count == 1:
             return numbers[np.newaxis]
         mine = np.zeros([self.count, *numbers.shape])
         mine[self.index] = numbers
-
-        def local():    # Once for each worker, be its replicas many.
-            return tf.where(_replica() % self._local == 0, mine, tf.zeros_like(mine))
-
-        return self._strategy.reduce(
-            tf.distribute.ReduceOp.SUM, self._strategy.run(local), axis=None).numpy()
+        return self._sum(tf.constant(mine)).numpy()
 
     def follow(self, variables):
         """Gives variables the values that the chief's have."""
-        if self.count > 1:
-            optimizer_lib.assign(variables, [
-                self.gather(np.asarray(value))[0].astype(value.dtype)
-                for value in optimizer_lib.values(variables)])
+        if self.count == 1:
+            return
+        values = optimizer_lib.values(variables)
+        flat = np.concatenate([np.ravel(x).astype(np.float64) for x in values])
+        flat = self._sum(tf.constant(np.zeros_like(flat) if self.index else flat)).numpy()
+        parts = np.split(flat, np.cumsum([x.size for x in values])[:-1])
+        optimizer_lib.assign(variables, [
+            part.astype(x.dtype).reshape(x.shape) for part, x in zip(parts, values)])
 
     def check_same(self, number, label):
         """Raises, on all workers, where a number is another on one of them."""
