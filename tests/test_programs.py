@@ -135,6 +135,7 @@ def test_python_state():
 
     module = tf.Module()
     module.parts, module.function = [1., np.arange(3), tf.Variable(1.)], scaled(2.)
+    module.itself = module
 
     def is_same_after(change):
         before = programs.python_state(module)

@@ -10,7 +10,6 @@ numbers, arrays, variables, parts.
 """
 
 import contextlib
-import inspect
 import json
 import types
 import zlib
@@ -114,7 +113,7 @@ def _parts(value):
     if isinstance(value, _CONTAINERS):
         return list(value)
     if isinstance(value, types.FunctionType):
-        return list(inspect.getclosurevars(value).nonlocals.values())
+        return [_contents(cell) for cell in value.__closure__ or ()]
     if isinstance(value, types.MethodType):
         return [value.__self__, value.__func__]
     is_open = isinstance(value, tf.Module) or (
@@ -124,6 +123,13 @@ def _parts(value):
     return [part for pair in sorted(getattr(value, '__dict__', {}).items(),
                                     key=lambda pair: pair[0])
             for part in pair if pair[0] != _SLOT]
+
+
+def _contents(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:    # It is empty.
+        return None
 
 
 def _same(one, other):
