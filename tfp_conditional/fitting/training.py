@@ -120,7 +120,7 @@ class Training:
         _check_variables(self._variables, gradients, tape.watched_variables(), count)
         both = [loss, *self._optimizer.pack(gradients)]
         if count > 1:
-            both.append(tf.cast(tf.shape(targets)[0], loss.dtype))
+            both.append(tf.cast(tf.shape(targets)[0], tf.float32))
             # Not `context.all_reduce`, whose gradient TensorFlow registers, and with
             # it the graph, for ever.
             both = context.merge_call(
@@ -163,8 +163,8 @@ class Training:
             self._optimizer.write()
             kept = 'the start of the epoch, since the step before spoilt them'
         raise FloatingPointError(
-            f'{place}: not finite: {", ".join(bad[:3])}{", ..." * (len(bad) > 3)}. The weights are those '
-            f'from {kept}. Look for outliers in the batch, lower `learning_rate` or '
+            f'{place}: not finite: {", ".join(bad[:3])}{", ..." * (len(bad) > 3)}. '
+            f'The weights are those from {kept}. Look for outliers in the batch, lower `learning_rate` or '
             '`clip_norm`, or use float64.')
 
 
