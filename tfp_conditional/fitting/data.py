@@ -42,7 +42,7 @@ class Arrays(typing.NamedTuple):
             raise ValueError(f'`validation_split` must leave rows to both sides; got '
                              f'{fraction} of {count} rows.')
         order = np.random.default_rng((*entropy, 0)).permutation(count)
-        return (self.take(order[held:]).scaled(), self.take(order[:held]))
+        return self.take(order[held:]).scaled(), self.take(order[:held])
 
     def scaled(self):
         """These rows, with weights of mean 1."""
@@ -194,7 +194,8 @@ def thinned(batches, entropy):
 
 def checked_weights(weights, count, label):
     """Weights of rows as a tensor `[N]` in float64."""
-    if tf.is_tensor(weights) and (weights.dtype.is_floating or weights.dtype.is_integer):
+    if tf.is_tensor(weights) and (
+            weights.dtype.is_floating or weights.dtype.is_integer):
         weights = tf.cast(weights, tf.float64)
     weights = conditions_lib.as_tensor(weights, tf.float64, label)
     if weights.shape != [count]:
@@ -275,8 +276,8 @@ def _check_elements(dist, spec, conditions, label):
     if conditions is not None or not 1 <= len(parts) <= 3 or isinstance(
             parts[0], (dict, tuple)):
         raise ValueError(f'`{label}`, a Dataset, must have elements (targets, '
-                         'conditions), (targets, conditions, weights) or targets alone, '
-                         'and `conditions` be '
+                         'conditions), (targets, conditions, weights) or targets '
+                         'alone, and `conditions` be '
                          f'None; got elements {spec}. Use `.map(...)` to make pairs.')
     if len(parts) == 3 and (not isinstance(parts[2], tf.TensorSpec)
                             or parts[2].shape.rank not in (1, None)):

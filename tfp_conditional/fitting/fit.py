@@ -50,7 +50,8 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
     which is right for more data of the same kind; where the flow gives the new targets
     a loss that is more than 2 nats per dimension above that of a Gaussian of their
     mean and deviation, as it does for targets of another scale or place, it warns.
-    Make a new `dist` for such data.
+    Make a new `dist` for such data. With the settings of the first and data of its
+    shapes a second fit takes what the first compiled, which `dist` keeps.
 
     ```python
     import numpy as np
@@ -75,9 +76,10 @@ def fit(dist, targets, conditions=None, validation_data=None, validation_split=0
       targets: `[N, ...]`, events in rows; or a `tf.data.Dataset` of batches
         (targets `[B, ...]`, conditions `[B, S]`), of (targets, conditions, weights
         `[B]`), with `()` for no conditions, or of targets alone, whose shuffling is its
-        own affair. On several replicas they share out each of its batches. Conditions of which a `tf.TensorSpec` leaves
-        sizes open may differ in them from batch to batch. Arrays of which the dtype
-        of `dist` leaves too little are refused, as times in seconds in float32.
+        own affair. Several replicas share out each batch. Conditions of which a
+        `tf.TensorSpec` leaves sizes open may differ in them from batch to batch. Arrays
+        of which the dtype of `dist` leaves too little are refused, as times in seconds
+        in float32.
       conditions: `[N, S]`, or the nest of such arrays that the flow takes; `None`
         for a dist that takes none.
       validation_data: (targets, conditions), (targets, conditions, weights) with
@@ -236,7 +238,7 @@ def _has_learnt(dist):
 
 
 def _adapt(dist, train, entropy):
-    """Lets the flow learn from the data what gradients do not; returns whether it did."""
+    """Lets the flow learn from data what gradients do not; returns whether it did."""
     flow = getattr(dist, 'bijector', None)
     if flow is None or adapt_lib.adapted(flow):
         return False

@@ -164,8 +164,8 @@ class Training:
             kept = 'the start of the epoch, since the step before spoilt them'
         raise FloatingPointError(
             f'{place}: not finite: {", ".join(bad[:3])}{", ..." * (len(bad) > 3)}. '
-            f'The weights are those from {kept}. Look for outliers in the batch, lower `learning_rate` or '
-            '`clip_norm`, or use float64.')
+            f'The weights are those from {kept}. Look for outliers in the batch, lower '
+            '`learning_rate` or `clip_norm`, or use float64.')
 
 
 def _guarded(function, *arguments):

@@ -34,8 +34,8 @@ class Workers:
             return tf.where(_replica() % self._local == 0, numbers,
                             tf.zeros_like(numbers))
 
-        return self._strategy.reduce(
-            tf.distribute.ReduceOp.SUM, self._strategy.run(local, (numbers,)), axis=None)
+        replicas = self._strategy.run(local, (numbers,))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, replicas, axis=None)
 
     def gather(self, numbers):
         """Numbers of all, as rows `[count, ...]` in float64."""
@@ -52,7 +52,8 @@ class Workers:
             return
         values = optimizer_lib.values(variables)
         flat = np.concatenate([np.ravel(x).astype(np.float64) for x in values])
-        flat = self._sum(tf.constant(np.zeros_like(flat) if self.index else flat)).numpy()
+        mine = np.zeros_like(flat) if self.index else flat
+        flat = self._sum(tf.constant(mine)).numpy()
         parts = np.split(flat, np.cumsum([x.size for x in values])[:-1])
         optimizer_lib.assign(variables, [
             part.astype(x.dtype).reshape(x.shape) for part, x in zip(parts, values)])
