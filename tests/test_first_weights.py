@@ -12,7 +12,7 @@ import tf_keras
 import tfp_conditional as tfpc
 from tests import flows
 from tests.test_fit import Killed, kill_after, same, values
-from tfp_conditional.fitting import data, optimizer, validation
+from tfp_conditional.fitting import data, optimizer, validation, workers
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / 'benchmarks'))
 import plain  # pylint: disable=wrong-import-position
@@ -128,7 +128,8 @@ def test_gains_are_measured_by_their_standard_error(gains, first, stays):
     updates.build([weight])
     held_out = data.Arrays(tf.constant(gains, tf.float64), ())
     trial = validation.Validation(
-        held_out, lambda y, _: y if weight > 0. else 0. * y + first, updates, 5)
+        held_out, lambda y, _: y if weight > 0. else 0. * y + first, updates, 5,
+        workers.Workers(tf.distribute.get_strategy()))
     trial.start(has_adapted=True)
     weight.assign(1.)
     trial.validate()

@@ -22,8 +22,9 @@ from tests import flows
 from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.bijectors.mixing import ActNorm
 from tfp_conditional.bijectors.standardize import Standardized
-from tfp_conditional.fitting.data import Arrays, checked_data
+from tfp_conditional.fitting.data import Arrays, checked_data, thinned
 from tfp_conditional.fitting.fit import fit
+from tfp_conditional.fitting.validation import mean_and_error
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -105,6 +106,102 @@ def test_unconditional_optimum():
     assert abs(-np.mean(dist.log_prob(Y)) - best) < .05
 
 
+def weighted(data, to, size=96):
+    """Data and weights as arguments of a fit, of arrays or of a Dataset."""
+    targets, conditions, weights = data
+    if to == 'arrays':
+        return dict(targets=targets, conditions=conditions, sample_weight=weights)
+    return dict(targets=tf.data.Dataset.from_tensor_slices(
+        (targets, () if conditions is None else conditions, weights)).batch(size),
+                conditions=None)
+
+
+@pytest.mark.parametrize('to', ['arrays', 'dataset'])
+def test_weights_fit_another_density_than_that_of_the_rows(to):
+    """A Gaussian's weighted maximum has weighted moments; so `val_loss` is known too."""
+    weights = np.exp(C[:, 0])
+    dist, history = small(gaussian(), validation_data=(Y, None, 7. * weights), epochs=60,
+                          learning_rate=.1, **weighted((Y, None, weights), to, 32))
+    loc = np.average(Y, axis=0, weights=weights)
+    deviation = np.sqrt(np.average((Y - loc)**2, axis=0, weights=weights))
+    np.testing.assert_allclose(values(dist)[0], loc, atol=.05)
+    np.testing.assert_allclose(values(dist)[1], deviation, atol=.05)
+    assert np.all(np.abs(loc - Y.mean(0))[0] > .2)
+    best = np.sum(np.log(deviation) + .5 * np.log(2 * np.pi) + .5)
+    assert best <= min(history['val_loss']) < best + .01
+
+
+@pytest.mark.parametrize('to', ['arrays', 'dataset'])
+def test_a_row_of_weight_n_is_n_rows(to):
+    counts = np.arange(96) % 3          # 0 too.
+    rows = np.repeat(np.arange(96), counts)
+    settings = dict(epochs=2, batch_size=96, clip_norm=None)
+    expected, losses = small(targets=Y[rows], conditions=C[rows],
+                             validation_data=(Y[rows], C[rows]), **settings,
+                             optimizer=tf_keras.optimizers.SGD(.1))
+    got, weighted_losses = small(validation_data=(Y, C, counts), **settings,
+                                 **weighted((Y, C, counts), to),
+                                 optimizer=tf_keras.optimizers.SGD(.1))
+    for one, other in zip(values(got), values(expected)):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(weighted_losses['val_loss'], losses['val_loss'])
+    np.testing.assert_allclose(weighted_losses['loss'], losses['loss'])
+
+
+def test_equal_weights_are_none():
+    settings = dict(validation_split=.25, ema_decay=.9)
+    plain, history = small(adapting_dist(), **settings)
+    dist, weighted_history = small(adapting_dist(), sample_weight=np.full(96, .1),
+                                   **settings)
+    assert same(dist, plain) and weighted_history['loss'] == history['loss']
+    np.testing.assert_allclose(weighted_history['val_loss'], history['val_loss'],
+                               rtol=1e-12)
+
+
+@pytest.mark.parametrize('to', ['arrays', 'dataset'])
+def test_a_row_of_weight_0_is_not_there(to):
+    weights = np.where(np.arange(96) % 4 == 1, 0., 1. + np.arange(96) % 2)
+    targets = np.where(weights[:, None] == 0., np.nan, Y)
+    there = weights > 0.
+    expected, losses = small(adapting_dist(), **weighted(
+        (Y[there], C[there], weights[there]), to))
+    dist, history = small(adapting_dist(), **weighted((targets, C, weights), to))
+    assert same(dist, expected) and history == losses
+
+
+def test_flows_adapt_to_rows_as_often_as_they_weigh():
+    rng = np.random.default_rng(4)
+    y = rng.normal(size=[9000, 1])
+    for weights, atol in [(np.ones(9000), 0.), (1. + (y[:, 0] > 0), .05),
+                          (np.exp(y[:, 0]), .1)]:
+        kept = thinned([Arrays(y[:6000], (), weights[:6000]),
+                        Arrays(y[6000:], (), weights[6000:])], (0,))
+        rows = np.concatenate([batch.targets for batch in kept])
+        assert abs(np.mean(rows) - np.average(y[:, 0], weights=weights)) <= atol + 1e-12
+        assert len(np.unique(rows)) == len(rows) > .45 * np.sum(weights)**2 / np.sum(
+            weights**2)
+    assert all(batch.weights == () for batch in kept)
+    dist, _ = small(adapting_dist(), sample_weight=1. + (C[:, 0] > 0.), epochs=1)
+    rows, = thinned([Arrays(Y, C, 1. + (C[:, 0] > 0.))], (0,))
+    np.testing.assert_allclose(dist.bijector.event_loc, np.mean(rows.targets, 0))
+
+
+def test_the_error_of_a_weighted_mean():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=40)
+    mean, error = mean_and_error(x, np.full(40, 3.))
+    np.testing.assert_allclose([mean, error], [x.mean(), x.std(ddof=1) / np.sqrt(40)])
+    # Of weights 0 and 1 it is that of the rows of 1.
+    some = mean_and_error(x, np.arange(40.) < 10)
+    np.testing.assert_allclose(some, mean_and_error(x[:10], np.ones(10)))
+    weights = np.exp(rng.normal(size=40))
+    draws = rng.normal(size=[20000, 40])
+    errors = [mean_and_error(row, weights)[1]**2 for row in draws[:4000]]
+    means = draws @ weights / weights.sum()
+    np.testing.assert_allclose(np.mean(errors), np.var(means), rtol=.05)
+    assert mean_and_error(x[:1], np.ones(1))[1] == np.inf
+
+
 def test_every_weight_changes_and_history_is_sane():
     dist = flows.dist(flows.flow())
     before = values(dist)
@@ -181,7 +278,7 @@ def statistics(dist):
 
 def test_flows_adapt_to_the_rows_they_train_on_once():
     dist, _ = small(adapting_dist(), validation_split=.25, epochs=1)
-    targets, conditions = (np.asarray(x) for x in Arrays(Y, C).split(.25, (0,))[0])
+    targets, conditions = (np.asarray(x) for x in Arrays(Y, C).split(.25, (0,))[0][:2])
     assert len(targets) == 72
     flow = dist.bijector
     for got, expected in [(flow.event_loc, targets.mean(0)),
@@ -666,7 +763,16 @@ for strategy in (tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1']),
 mirrored = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
 with mirrored.scope():
     dist = t.flow_dist()
-for kwargs in ({'dist': dist, 'jit_compile': True}, {'dist': t.flow_dist()}):
+# The last batch has 16 rows, which the replicas share out too.
+settings = dict(targets=t.BATCHES, conditions=None, epochs=1, validation_data=t.BATCHES)
+expected, history = t.small(**settings)
+_, got = t.small(dist, **settings)
+np.testing.assert_allclose(got['loss'], history['loss'], rtol=1e-6)
+np.testing.assert_allclose(got['val_loss'], history['val_loss'], rtol=1e-6)
+for one, other in zip(t.values(dist), t.values(expected)):
+    np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
+for kwargs in ({'dist': dist, 'targets': t.BATCHES.map(lambda y, c: (y, c, c[:, 0]**2)),
+                'conditions': None}, {'dist': dist, 'jit_compile': True}, {'dist': t.flow_dist()}):
     try:
         with mirrored.scope():
             t.small(**kwargs)
@@ -753,7 +859,30 @@ MISUSE = {
     'nothing held out': (dict(validation_split=1e-4), ValueError, 'to both sides'),
     'both validations': (dict(validation_split=.1, validation_data=(Y, C)),
                          ValueError, 'got both'),
-    'validation parts': (dict(validation_data=(Y, C, C)), ValueError, '3 parts'),
+    'validation parts': (dict(validation_data=(Y, C, C, C)), ValueError, '4 parts'),
+    'validation weights': (dict(validation_data=(Y, C, C)), ValueError,
+                           r'`weights of validation_data` must have shape \[96\]'),
+    'few weights': (dict(sample_weight=[1.]), ValueError, r'`sample_weight`.*\[96\]'),
+    'negative weights': (dict(sample_weight=C[:, 0]), ValueError,
+                         '`sample_weight` must be finite and not negative; [0-9]+ of 96'),
+    'NaN weights': (dict(sample_weight=np.full(96, np.nan)), ValueError,
+                    '96 of 96 are not, the first of them row 0'),
+    'no weight': (dict(sample_weight=np.zeros(96)), ValueError, 'all are'),
+    'text for weights': (dict(sample_weight='balanced'), TypeError, '`sample_weight`'),
+    'masked weights': (dict(sample_weight=np.ma.masked_less(C[:, 0], 0.)), ValueError,
+                       'masked'),
+    'Dataset and weights': (
+        dict(targets=BATCHES, conditions=None, sample_weight=np.ones(96)), ValueError,
+        r'`sample_weight` must be None.*\(targets, \(\), weights\)'),
+    'negative weights of a Dataset': (
+        dict(targets=BATCHES.map(lambda y, c: (y, c, c[:, 0])), conditions=None),
+        ValueError, '`weights of targets` must be finite and not negative'),
+    'no weight in a Dataset': (
+        dict(targets=BATCHES.map(lambda y, c: (y, c, 0. * c[:, 0])), conditions=None),
+        ValueError, 'positive and finite sum'),
+    'Dataset of a pair for targets alone': (
+        dict(targets=BATCHES.map(lambda y, c: (y, c[:, 0])), conditions=None,
+             dist=gaussian()), TypeError, r'alone are \(targets, \(\), weights\)'),
     'validation rows': (dict(validation_data=(Y, C[:3])), ValueError, 'validation'),
     'text': (dict(learning_rate='fast'), TypeError, '`learning_rate` must be'),
     'ema_decay': (dict(ema_decay=1.), ValueError, '`ema_decay`'),
@@ -775,9 +904,12 @@ MISUSE = {
     'Dataset of dicts': (
         dict(targets=BATCHES.map(lambda y, c: {'y': y, 'c': c}), conditions=None),
         ValueError, r'must have elements \(targets, conditions\).*\.map\('),
+    'Dataset of quadruples': (
+        dict(targets=BATCHES.map(lambda y, c: (y, c, c, c)), conditions=None),
+        ValueError, r'must have elements \(targets, conditions\)'),
     'Dataset of triples': (
         dict(targets=BATCHES.map(lambda y, c: (y, c, c)), conditions=None),
-        ValueError, r'must have elements \(targets, conditions\)'),
+        ValueError, r'must have weights \[B\]; got .*3'),
     'Dataset of targets alone': (
         dict(targets=BATCHES.map(lambda y, c: y), conditions=None), TypeError,
         '`conditions` are required'),
@@ -878,7 +1010,7 @@ def test_misuse(name):
          'outlier'])
 def test_what_float32_keeps_is_taken(targets, conditions):
     fit_data = single(targets, conditions)
-    y, c = checked_data(fit_data['dist'], targets, conditions, 'targets')
+    y, c, _ = checked_data(fit_data['dist'], targets, conditions, 'targets')
     np.testing.assert_array_equal(y, np.float32(targets))
     np.testing.assert_array_equal(c, np.float32(conditions))
 

@@ -244,7 +244,7 @@ def checked(dist, targets, conditions):
     conditional_bijector(dist)
     if isinstance(targets, tf.data.Dataset):
         raise TypeError('`targets` must be an array [N, D]; got a Dataset.')
-    targets, conditions = checked_data(dist, targets, conditions, 'targets')
+    targets, conditions, _ = checked_data(dist, targets, conditions, 'targets')
     for leaf in tf.nest.flatten(conditions):
         if leaf.shape.rank != 2:
             raise ValueError('`conditions` must have a row for each target, '

@@ -16,10 +16,14 @@ _DATASET_ROWS = 10000   # The first of a Dataset, up to a whole batch, to adapt 
 
 
 class Arrays(typing.NamedTuple):
-    """Targets `[N, ...]`, and a nest of conditions `[N, ...]`, `()` for none."""
+    """Targets `[N, ...]`, and a nest of conditions `[N, ...]`, `()` for none.
+
+    `weights` are `[N]`, positive, float64; `()` where all are 1.
+    """
 
     targets: typing.Any
-    conditions: typing.Any
+    conditions: typing.Any = ()
+    weights: typing.Any = ()
 
     @property
     def num_rows(self):
@@ -38,7 +42,14 @@ class Arrays(typing.NamedTuple):
             raise ValueError(f'`validation_split` must leave rows to both sides; got '
                              f'{fraction} of {count} rows.')
         order = np.random.default_rng((*entropy, 0)).permutation(count)
-        return self.take(order[held:]), self.take(order[:held])
+        return self.take(order[held:]).scaled(), self.take(order[:held])
+
+    def scaled(self):
+        """These rows, with weights of mean 1."""
+        if not has_weights(self):
+            return self
+        weights = self.weights / tf.reduce_max(self.weights)   # Equal ones are 1.
+        return self._replace(weights=weights / tf.reduce_mean(weights))
 
     def num_steps(self, batch_size):
         return -(-self.num_rows // batch_size)
@@ -56,10 +67,10 @@ class Arrays(typing.NamedTuple):
         return [self.take(np.random.default_rng((*entropy, 0)).choice(
             self.num_rows, rows, replace=False))]
 
-    def batches(self):
-        """All rows in their order."""
-        return [self.take(slice(i, i + EVALUATION_ROWS))
-                for i in range(0, self.num_rows, EVALUATION_ROWS)]
+    def batches(self, part=0, num_parts=1):
+        """All rows in their order, or of so many parts of them one."""
+        return [self.take(slice(i, i + EVALUATION_ROWS)) for i in range(
+            part * EVALUATION_ROWS, self.num_rows, num_parts * EVALUATION_ROWS)]
 
     def digest(self):
         return [[list(x.shape), zlib.crc32(np.ascontiguousarray(x).tobytes())]
@@ -67,10 +78,16 @@ class Arrays(typing.NamedTuple):
 
 
 class Batches:
-    """A Dataset of batches (targets, conditions), or of targets alone."""
+    """A Dataset of batches (targets, conditions, weights), the last ones optional."""
 
-    def __init__(self, dataset):
-        self._dataset = dataset
+    def __init__(self, dataset, label):
+        self._dataset, self._label = dataset, label
+        self._scale = None    # What weights are divided by: their mean.
+
+    @property
+    def has_weights(self):
+        return isinstance(self._dataset.element_spec, tuple) and (
+            len(self._dataset.element_spec) == 3)
 
     def split(self, fraction, entropy):
         del fraction, entropy
@@ -94,18 +111,102 @@ class Batches:
         batches, count = [], 0
         for batch in self.batches():
             batches.append(batch)
-            count += len(batch[0])
+            count += batch.num_rows
             if count >= _DATASET_ROWS:
                 break
         return batches
 
-    def batches(self):
-        """Batches (targets, conditions), the conditions `()` for none."""
-        return (batch if isinstance(batch, tuple) else (batch, ())
-                for batch in self._dataset)
+    def batches(self, part=0, num_parts=1):
+        """`Arrays`, without the rows whose weight is 0; all, or one part of many."""
+        for batch in self._dataset.shard(num_parts, part):
+            batch = as_batch(batch)
+            if has_weights(batch):
+                if self._scale is None:
+                    self._scale = self._mean_weight()
+                batch = present(batch._replace(
+                    weights=tf.cast(batch.weights, tf.float64) / self._scale))
+            if batch.num_rows:
+                yield batch
+
+    def distributed(self, strategy):
+        """`Arrays` of what replicas have each, of batches that are shared out."""
+        return map(as_batch, strategy.experimental_distribute_dataset(self._dataset))
+
+    def _mean_weight(self):
+        """That of all rows that have one, from a pass through the data."""
+        total, count = 0., 0
+        for batch in self._dataset:
+            batch = as_batch(batch)
+            weights = checked_weights(batch.weights, batch.num_rows,
+                                      f'weights of {self._label}')
+            total += float(tf.reduce_sum(weights))
+            count += int(tf.math.count_nonzero(weights))
+        if not 0. < total < np.inf:
+            raise ValueError(f'Weights of `{self._label}`, a Dataset, must have a '
+                             f'positive and finite sum; it is {total}.')
+        return total / count
 
     def digest(self):
         return str(self._dataset.element_spec)
+
+
+def checksum(data):
+    """A number that tells data apart."""
+    return zlib.crc32(str(data.digest()).encode())
+
+
+def as_batch(element):
+    """An element of a Dataset as `Arrays`."""
+    targets, conditions, weights = (
+        *(element if isinstance(element, tuple) else (element,)), (), ())[:3]
+    return Arrays(targets, () if conditions is None else conditions, weights)
+
+
+def has_weights(batch):
+    return not isinstance(batch.weights, tuple)
+
+
+def present(data):
+    """The rows of `Arrays` whose weight is not 0."""
+    if not has_weights(data) or np.all(data.weights):
+        return data
+    return data.take(np.flatnonzero(data.weights))
+
+
+def thinned(batches, entropy):
+    """Batches without weights, their rows kept as often as they weigh.
+
+    A row of weight w stays with probability min(1, w / c), and none is twice there,
+    which would look like an edge or a peak. With c the greatest weight this is exact;
+    where that would leave few rows c is less, and greater weights count as c (Ionides
+    2008): so at least half as many stay, in the mean, as the effective sample size.
+    """
+    if not all(map(has_weights, batches)):
+        return batches
+    weights = np.concatenate([batch.weights for batch in batches])
+    most = min(np.max(weights), 2. * np.sum(weights**2) / np.sum(weights))
+    rng = np.random.default_rng((*entropy, 0))
+    kept = [batch.take(np.flatnonzero(
+        rng.uniform(size=batch.num_rows) * most < batch.weights))._replace(weights=())
+            for batch in batches]
+    return [batch for batch in kept if batch.num_rows]
+
+
+def checked_weights(weights, count, label):
+    """Weights of rows as a tensor `[N]` in float64."""
+    if tf.is_tensor(weights) and (
+            weights.dtype.is_floating or weights.dtype.is_integer):
+        weights = tf.cast(weights, tf.float64)
+    weights = conditions_lib.as_tensor(weights, tf.float64, label)
+    if weights.shape != [count]:
+        raise ValueError(f'`{label}` must have shape [{count}], one number for each '
+                         f'row; got {weights.shape}.')
+    bad = ~(np.isfinite(weights) & (weights.numpy() >= 0.))
+    if bad.any():
+        raise ValueError(
+            f'`{label}` must be finite and not negative; {np.sum(bad)} of {count} are '
+            f'not, the first of them row {np.argmax(bad)}.')
+    return weights
 
 
 def or_none(conditions):
@@ -113,12 +214,17 @@ def or_none(conditions):
     return None if isinstance(conditions, tuple) and not conditions else conditions
 
 
-def checked_data(dist, targets, conditions, label):
-    """Targets and conditions as `Arrays`, their rows checked, or as `Batches`."""
+def checked_data(dist, targets, conditions, label, weights=None):
+    """Targets, conditions and weights as `Arrays`, checked, or as `Batches`."""
     flow = getattr(dist, 'bijector', None)
     if isinstance(targets, tf.data.Dataset):
+        if weights is not None:
+            raise ValueError(
+                f'`sample_weight` must be None where `{label}` is a Dataset; make its '
+                'elements (targets, conditions, weights), without conditions (targets, '
+                '(), weights).')
         _check_elements(dist, targets.element_spec, conditions, label)
-        return Batches(targets)
+        return Batches(targets, label)
     targets = conditions_lib.as_tensor(targets, dist.dtype, label, lossless=True)
     event = dist.event_shape
     if not targets.shape.rank or not targets.shape[1:].is_compatible_with(event):
@@ -143,8 +249,15 @@ def checked_data(dist, targets, conditions, label):
         if leaf.shape[:1] != targets.shape[:1]:
             raise ValueError(f'`{label}` and its conditions must have as many rows; '
                              f'got shapes {targets.shape} and {leaf.shape}.')
-    check_values(flow, targets, conditions, label)
-    return Arrays(targets, conditions)
+    data = Arrays(targets, conditions)
+    if weights is not None:
+        name = 'sample_weight' if label == 'targets' else f'weights of {label}'
+        weights = checked_weights(weights, data.num_rows, name)
+        if not np.any(weights):
+            raise ValueError(f'`{name}` must have a row that is not 0; all are.')
+        data = present(data._replace(weights=weights).scaled()).scaled()
+    check_values(flow, data.targets, data.conditions, label)
+    return data
 
 
 def check_values(flow, targets, conditions, label):
@@ -160,18 +273,29 @@ def check_values(flow, targets, conditions, label):
 def _check_elements(dist, spec, conditions, label):
     """Refuses a Dataset whose elements are not batches of what `fit` takes."""
     parts = spec if isinstance(spec, tuple) else (spec,)
-    if conditions is not None or not 1 <= len(parts) <= 2 or isinstance(
+    if conditions is not None or not 1 <= len(parts) <= 3 or isinstance(
             parts[0], (dict, tuple)):
         raise ValueError(f'`{label}`, a Dataset, must have elements (targets, '
-                         'conditions), or targets alone, and `conditions` be '
+                         'conditions), (targets, conditions, weights) or targets '
+                         'alone, and `conditions` be '
                          f'None; got elements {spec}. Use `.map(...)` to make pairs.')
+    if len(parts) == 3 and (not isinstance(parts[2], tf.TensorSpec)
+                            or parts[2].shape.rank not in (1, None)):
+        raise ValueError(f'Elements (targets, conditions, weights) of `{label}`, a '
+                         f'Dataset, must have weights [B]; got {parts[2]}.')
     for part in tf.nest.flatten(spec):
         if not isinstance(part, tf.TensorSpec):
             raise TypeError(f'Elements of `{label}`, a Dataset, must be dense tensors; '
                             f'got {part}. Use `.map(...)` with `.to_tensor()` of '
                             'ragged ones, `tf.sparse.to_dense(...)` of sparse ones.')
     flow = getattr(dist, 'bijector', None)
-    if isinstance(flow, bijector_lib.ConditionalBijector) and len(parts) == 1:
+    if (flow is None or isinstance(flow, _tfp.Chain)) and len(parts) > 1 and (
+            tf.nest.flatten(parts[1])):
+        raise TypeError(f'`dist`, {dist.name!r}, takes no conditions, and `{label}`, a '
+                        'Dataset, has some. Elements with weights alone are (targets, '
+                        '(), weights).')
+    if isinstance(flow, bijector_lib.ConditionalBijector) and not (
+            tf.nest.flatten(parts[1:2])):
         raise TypeError(f'`conditions` are required by {flow.name!r}, and `{label}`, a '
                         'Dataset, has targets alone; its elements must be (targets, '
                         'conditions).')
@@ -194,7 +318,9 @@ def checked_validation(dist, data):
     if data is None:
         return None
     pair = data if isinstance(data, (tuple, list)) else (data,)
-    if len(pair) > 2:
-        raise ValueError('`validation_data` must be (targets, conditions), targets '
-                         f'alone, or a Dataset; got {len(pair)} parts.')
-    return checked_data(dist, *pair, *[None] * (2 - len(pair)), 'validation_data')
+    if len(pair) > 3:
+        raise ValueError('`validation_data` must be (targets, conditions), (targets, '
+                         'conditions, weights), targets alone, or a Dataset; got '
+                         f'{len(pair)} parts.')
+    targets, conditions, weights = *pair, *[None] * (3 - len(pair))
+    return checked_data(dist, targets, or_none(conditions), 'validation_data', weights)

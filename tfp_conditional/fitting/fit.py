@@ -1,13 +1,16 @@
 """`fit`: maximum likelihood by mini-batches, each epoch one compiled function."""
 
 from collections.abc import Callable
+import functools
 import os
 from typing import Any
 import warnings
+import zlib
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tf_keras
 
 from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.core import conditions as conditions_lib
@@ -17,8 +20,9 @@ from tfp_conditional.core.types import Conditions, Path, TensorLike
 from tfp_conditional.fitting import checkpoint as checkpoint_lib
 from tfp_conditional.fitting import data as data_lib
 from tfp_conditional.fitting import optimizer as optimizer_lib
-from tfp_conditional.fitting.training import Training
+from tfp_conditional.fitting import programs
 from tfp_conditional.fitting.validation import PATIENCE, Validation
+from tfp_conditional.fitting.workers import Workers
 
 # Of so few, without validation, a fit of the defaults is 4 nats from the optimum
 # where one with a fifth held out is 0.3 from it.
@@ -34,7 +38,8 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
         patience: int | None = None, ema_decay: float = 0.997, target_noise: float = 0.,
         seed: int | None = None, checkpoint: Path | None = None,
         callback: Callable[[dict[str, list]], Any] | None = None,
-        jit_compile: bool = False, verbose: bool = True) -> dict[str, list]:
+        jit_compile: bool = False, verbose: bool = True,
+        sample_weight: TensorLike | None = None) -> dict[str, list]:
     """Fits the variables of `dist` in place by maximum likelihood.
 
     Minimizes `-mean(dist.log_prob(y, bijector_kwargs={'conditions': c}))` over
@@ -53,7 +58,8 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
     which is right for more data of the same kind; where the flow gives the new targets
     a loss that is more than 2 nats per dimension above that of a Gaussian of their
     mean and deviation, as it does for targets of another scale or place, it warns.
-    Make a new `dist` for such data.
+    Make a new `dist` for such data. With the settings of the first and data of its
+    shapes a second fit takes what the first compiled, which `dist` keeps.
 
     ```python
     import numpy as np
@@ -76,13 +82,16 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
         `TransformedDistribution` over a conditional bijector, or any other, for
         targets alone.
       targets: `[N, ...]`, events in rows; or a `tf.data.Dataset` of batches
-        (targets `[B, ...]`, conditions `[B, S]`), or of targets alone, whose
-        shuffling is its own affair. Conditions of which a `tf.TensorSpec` leaves
-        sizes open may differ in them from batch to batch. Arrays of which the dtype
-        of `dist` leaves too little are refused, as times in seconds in float32.
+        (targets `[B, ...]`, conditions `[B, S]`), of (targets, conditions, weights
+        `[B]`), with `()` for no conditions, or of targets alone, whose shuffling is its
+        own affair. Several replicas share out each batch. Conditions of which a
+        `tf.TensorSpec` leaves sizes open may differ in them from batch to batch. Arrays
+        of which the dtype of `dist` leaves too little are refused, as times in seconds
+        in float32.
       conditions: `[N, S]`, or the nest of such arrays that the flow takes; `None`
         for a dist that takes none.
-      validation_data: (targets, conditions), targets alone, or a Dataset of them.
+      validation_data: (targets, conditions), (targets, conditions, weights) with
+        `None` for no conditions, targets alone, or a Dataset.
       validation_split: fraction of the rows to hold out, at random, in its place.
         With validation the weights of the least `val_loss` stay in `dist`, be they
         those from before the first epoch. A flow that adapts in this fit begins as a
@@ -108,10 +117,17 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
         it and the epoch only. `None`: one drawn from TensorFlow's generator.
       checkpoint: path of a file, written after each epoch. Where it exists, the fit
         goes on from it, and ends as if never interrupted, bit for bit (a Dataset
-        must repeat itself for that).
+        must repeat itself for that). Of several workers the chief writes it, and all
+        read it.
       callback: called as `callback(history)` after each epoch's checkpoint.
       jit_compile: `bool`, whether to compile by XLA.
       verbose: `bool`, whether to show a progress bar where tqdm is installed.
+      sample_weight: `[N]`, how much each row counts, not negative; `None`: equally.
+        Losses are weighted means, and only the ratios of weights matter; a row of
+        weight 0 is as one that is not there. Importance weights p / q of rows drawn
+        from q fit p. Parts that `adapt` do so to rows that are kept in proportion to
+        their weights. A Dataset has its weights in its elements; one more pass, before
+        the first step, finds their mean.
 
     Returns:
       `dict` of lists, one entry an epoch: `'epoch'` from 1, `'loss'`, the mean over
@@ -133,7 +149,7 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
         validation_split=validation_split, jit_compile=bool(jit_compile))
     _check_settings(settings, optimizer, validation_data)
     _check_dist(dist)
-    train = data_lib.checked_data(dist, targets, conditions, 'targets')
+    train = data_lib.checked_data(dist, targets, conditions, 'targets', sample_weight)
     held_out = data_lib.checked_validation(dist, validation_data)
     entropy, saved = seeds.resolve_seed(seed), None
     if checkpoint is not None and os.path.exists(checkpoint):
@@ -148,92 +164,108 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
             'by heart: its density rises without end at the rows and falls elsewhere. '
             'Give `validation_split` or `validation_data`, which end it before, or '
             'few `epochs`, or `target_noise`.', stacklevel=2)
-    with _strategy(dist.trainable_variables, train, jit_compile).scope():
+    strategy = _strategy(dist.trainable_variables, train, jit_compile)
+    with strategy.scope():
+        workers = Workers(strategy)
         num_steps = train.num_steps(batch_size)
-        guards = (clip_norm, ema_decay, settings['jit_compile'])
+        if workers.count > 1:
+            _check_workers(workers, settings, optimizer, saved, num_steps,
+                           train, held_out)
         if optimizer is None:
             if weight_decay is None:
                 weight_decay = optimizer_lib.default_weight_decay(
                     dist.event_shape.num_elements() or 1, num_steps)
-            updates = optimizer_lib.FlatAdamW(
-                num_steps * epochs, learning_rate, weight_decay, *guards)
             # Until its cosine falls, a high rate may hide for long what is learnt.
             patience = patience or max(PATIENCE, epochs // 3)
+            make = functools.partial(optimizer_lib.FlatAdamW, num_steps * epochs,
+                                     learning_rate, weight_decay)
         else:
-            updates = optimizer_lib.KerasOptimizer(optimizer, *guards)
             patience = patience or PATIENCE
             del settings['epochs']   # It may go on for more.
-        updates.build(list(dist.trainable_variables))
-        training = Training(dist, train, updates, entropy, num_steps, target_noise,
-                            settings['jit_compile'])
-        validation = Validation(held_out, training.log_prob, updates, patience)
-        # Beside them, a checkpoint holds what `adapt` has learnt.
-        state = [*dist.trainable_variables, *updates.state,
-                 *dist.non_trainable_variables]
-        history: dict[str, list] = {'epoch': [], 'loss': []}
-        if held_out is not None:
-            history['val_loss'] = []
-        fingerprint = None if checkpoint is None else checkpoint_lib.fingerprint(
-            dist, train, held_out, updates, settings)
-        if saved is None:
-            has_adapted = _adapt(dist, train, training, updates, entropy)
-            validation.start(has_adapted)
-        else:
-            checkpoint_lib.check(saved['settings'], fingerprint, checkpoint)
-            optimizer_lib.assign(state, arrays)
-            updates.read()
-            history = saved['history']
-            validation.restore(saved['losses'], arrays[len(state):])
-        with progress(epochs, 'fit', 'epoch', verbose, len(history['epoch'])) as bar:
-            while len(history['epoch']) < epochs and not validation.is_stalled():
-                epoch = len(history['epoch']) + 1
-                history['loss'].append(training.epoch(epoch))
-                history['epoch'].append(epoch)
-                if held_out is not None:
-                    history['val_loss'].append(validation.validate())
-                if checkpoint is not None:
-                    checkpoint_lib.write(
-                        checkpoint, dict(history=history, entropy=entropy,
-                                         losses=validation.losses, settings=fingerprint),
-                        [*optimizer_lib.values(state), *validation.best,
-                         *validation.first])
-                if bar is not None:
-                    bar.set_postfix({k: v[-1] for k, v in history.items()
-                                     if k != 'epoch'})
-                    bar.update()
-                if callback is not None:
-                    callback(history)
-                    updates.read()
-        validation.finish()
+            make = functools.partial(optimizer_lib.KerasOptimizer, optimizer)
+        # An error on one worker would end what the others wait for.
+        make = functools.partial(make, clip_norm, ema_decay,
+                                 settings['jit_compile'] or workers.count > 1)
+        has_learnt = _has_learnt(dist)
+        has_adapted = saved is None and _adapt(dist, train, entropy)
+        workers.follow([*dist.trainable_variables, *dist.non_trainable_variables])
+        with programs.program(dist, make, strategy, target_noise,
+                              settings['jit_compile']) as (training, updates):
+            validation = Validation(held_out, training.log_prob, updates, patience,
+                                    workers)
+            # Beside them, a checkpoint holds what `adapt` has learnt.
+            state = [*dist.trainable_variables, *updates.state,
+                     *dist.non_trainable_variables]
+            history: dict[str, list] = {'epoch': [], 'loss': []}
+            if held_out is not None:
+                history['val_loss'] = []
+            fingerprint = None if checkpoint is None else checkpoint_lib.fingerprint(
+                dist, train, held_out, updates, settings)
+            updates.begin()
+            if saved is None:
+                if has_learnt:
+                    _check_place(dist, data_lib.thinned(train.sample(
+                        entropy, data_lib.EVALUATION_ROWS), entropy), training)
+                validation.start(has_adapted)
+            else:
+                checkpoint_lib.check(saved['settings'], fingerprint, checkpoint)
+                optimizer_lib.assign(state, arrays)
+                updates.read()
+                history = saved['history']
+                validation.restore(saved['losses'], arrays[len(state):])
+            with progress(epochs, 'fit', 'epoch', verbose and not workers.index,
+                          len(history['epoch'])) as bar:
+                while len(history['epoch']) < epochs and not validation.is_stalled():
+                    epoch = len(history['epoch']) + 1
+                    history['loss'].append(
+                        training.epoch(epoch, train, num_steps, entropy))
+                    history['epoch'].append(epoch)
+                    if held_out is not None:
+                        history['val_loss'].append(validation.validate())
+                    if checkpoint is not None and not workers.index:
+                        checkpoint_lib.write(
+                            checkpoint, dict(
+                                history=history, entropy=entropy,
+                                losses=validation.losses, settings=fingerprint),
+                            [*optimizer_lib.values(state), *validation.best,
+                             *validation.first])
+                    if bar is not None:
+                        bar.set_postfix({k: v[-1] for k, v in history.items()
+                                         if k != 'epoch'})
+                        bar.update()
+                    if callback is not None:
+                        callback(history)
+                        updates.read()
+            validation.finish()
     return history
 
 
-def _adapt(dist, train, training, updates, entropy):
-    """Lets the flow learn from the data what gradients do not; returns whether it did."""
+def _has_learnt(dist):
     flow = getattr(dist, 'bijector', None)
-    has_learnt = flow is not None and adapt_lib.has_learnt(flow)
-    adapts = flow is not None and not adapt_lib.adapted(flow)
-    if adapts:
-        batches = [(targets, data_lib.or_none(conditions))
-                   for targets, conditions in train.sample(entropy)]
-        if isinstance(train, data_lib.Batches):
-            for batch in batches:
-                data_lib.check_values(flow, *batch, 'targets')
-        adapt_lib.adapt_batches(flow, batches)
-    updates.read()
-    updates.assign(optimizer_lib.values(updates.weights))   # The averages, too.
-    if has_learnt:
-        _check_place(dist, train.sample(entropy, data_lib.EVALUATION_ROWS), training)
-    return adapts
+    return flow is not None and adapt_lib.has_learnt(flow)
+
+
+def _adapt(dist, train, entropy):
+    """Lets the flow learn from data what gradients do not; returns whether it did."""
+    flow = getattr(dist, 'bijector', None)
+    if flow is None or adapt_lib.adapted(flow):
+        return False
+    batches = [(targets, data_lib.or_none(conditions)) for targets, conditions, _
+               in data_lib.thinned(train.sample(entropy), entropy)]
+    if isinstance(train, data_lib.Batches):
+        for batch in batches:
+            data_lib.check_values(flow, *batch, 'targets')
+    adapt_lib.adapt_batches(flow, batches)
+    return True
 
 
 def _check_place(dist, batches, training):
     """Warns where the data are not those that the flow has adapted to."""
-    targets = np.concatenate([np.asarray(y, np.float64) for y, _ in batches])
+    targets = np.concatenate([np.asarray(y, np.float64) for y, *_ in batches])
     scale = np.std(targets, axis=0)
     gaussian = np.sum(np.log(np.where(scale > 0, scale, 1.))
                       + .5 * np.log(2 * np.pi) + .5)
-    loss = -sum(float(tf.reduce_sum(training.log_prob(*batch)))
+    loss = -sum(float(tf.reduce_sum(training.log_prob(*batch[:2])))
                 for batch in batches) / len(targets)
     if not loss - gaussian <= _ELSEWHERE * scale.size:
         warnings.warn(
@@ -241,7 +273,7 @@ def _check_place(dist, batches, training):
             f'loss on these targets is {loss:.4g} nats per event, where a Gaussian of '
             f'their mean and deviation has {gaussian:.4g}. Where targets or conditions '
             'are of another scale or place than those of the first fit, make a new '
-            'dist, or bring them to that scale.', stacklevel=4)
+            'dist, or bring them to that scale.', stacklevel=3)
 
 
 def _check_settings(settings, optimizer, validation_data):
@@ -302,14 +334,36 @@ def _strategy(variables, data, jit_compile):
         tf.distribute.get_strategy())
     count = strategy.num_replicas_in_sync
     if count > 1 and not (
-            type(strategy) is tf.distribute.MirroredStrategy and not jit_compile
-            and not isinstance(data, data_lib.Batches)
+            type(strategy) in (tf.distribute.MirroredStrategy,
+                               tf.distribute.MultiWorkerMirroredStrategy)
+            and not jit_compile
             and all(getattr(v, 'distribute_strategy', None) is strategy
                     for v in variables)):
         raise ValueError(
-            f'On {count} replicas `fit` needs a MirroredStrategy, under whose scope '
-            'all variables were made, arrays rather than a Dataset, and '
-            f'jit_compile=False; got {type(strategy).__name__}.')
-    if count > 1 and data.num_rows < count:
+            f'On {count} replicas `fit` needs a MirroredStrategy or a '
+            'MultiWorkerMirroredStrategy, under whose scope all variables were made, '
+            f'and jit_compile=False; got {type(strategy).__name__}.')
+    if count > 1 and isinstance(data, data_lib.Arrays) and data.num_rows < count:
         raise ValueError(f'`targets` must have a row for each of {count} replicas.')
+    if count > 1 and isinstance(data, data_lib.Batches) and data.has_weights:
+        raise ValueError(f'On {count} replicas a Dataset must be without weights; give '
+                         'arrays and `sample_weight`.')
     return strategy
+
+
+def _check_workers(workers, settings, optimizer, saved, num_steps, train, held_out):
+    """Refuses what would be another fit on each worker."""
+    if settings['seed'] is None:
+        raise ValueError('On several workers `fit` needs a `seed`, the same on all.')
+    if optimizer is not None and not isinstance(
+            optimizer, tf_keras.optimizers.Optimizer):
+        raise ValueError('On several workers `optimizer` must be one of tf_keras, or '
+                         'None; Keras 3 knows nothing of them.')
+    workers.check_same(0 if saved is None else len(saved['history']['epoch']), (
+        'The epochs in `checkpoint`, a file that all workers can read,'))
+    for number, label in [
+            (zlib.crc32(str(settings).encode()), 'Arguments of `fit`'),
+            (num_steps, 'The number of batches'), (data_lib.checksum(train), 'Data'),
+            (0 if held_out is None else data_lib.checksum(held_out),
+             'Data for validation')]:
+        workers.check_same(number, label)

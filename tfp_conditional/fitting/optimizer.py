@@ -55,6 +55,12 @@ class KerasOptimizer:
     def _make_weights(self):
         return self._variables
 
+    def begin(self):
+        """Forgets all steps; an optimizer of the user's remembers its own."""
+        self.count.assign(0)
+        self.read()
+        self.assign(values(self.weights))    # The averages, too.
+
     @property
     def state(self):
         """The variables that say how to go on, with those that are trained."""
@@ -194,6 +200,11 @@ class FlatAdamW(KerasOptimizer):
                                  for v in self._variables])
         return [tf.Variable(v, trainable=False, name='flat')
                 for v in self.pack(self._variables)]
+
+    def begin(self):
+        for variable in self._optimizer.variables:
+            variable.assign(tf.zeros_like(variable))
+        super().begin()
 
     def pack(self, tensors):
         return [tf.concat([tf.reshape(tensors[i], [-1])

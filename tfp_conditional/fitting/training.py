@@ -1,6 +1,7 @@
 """An epoch of `fit`, one compiled function, or of a Dataset one for each batch."""
 
 import functools
+import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -13,19 +14,16 @@ from tfp_conditional.fitting import optimizer as optimizer_lib
 class Training:
     """Epochs that depend on nothing but weights, seed and epoch, so that fits resume.
 
+    One serves many fits, and holds no data, and `dist`, which may hold it, weakly.
+
     Args:
       dist: `tfd.Distribution` whose variables are trained.
-      data: `data.Arrays` or `data.Batches`.
       optimizer: one of `optimizer`, built.
-      entropy: tuple of `int`, the seed.
-      num_steps: of an epoch; a Dataset may give others.
       target_noise, jit_compile: as of `fit`.
     """
 
-    def __init__(self, dist, data, optimizer, entropy, num_steps, target_noise,
-                 jit_compile):
-        self._dist, self._data, self._optimizer = dist, data, optimizer
-        self._entropy, self._num_steps = entropy, num_steps
+    def __init__(self, dist, optimizer, target_noise, jit_compile):
+        self._dist, self._optimizer = weakref.ref(dist), optimizer
         self._target_noise = target_noise
         self._variables = list(dist.trainable_variables)
         self._strategy = tf.distribute.get_strategy()
@@ -38,79 +36,98 @@ class Training:
                 (self._loop, jit_compile), (self._step, jit_compile),
                 (self._per_replica, False), (self._averaged_log_prob, False)]]
 
-    def epoch(self, number):
-        """One pass through the data, the first of number 1; the mean loss of its steps.
+    def epoch(self, number, data, num_steps, entropy):
+        """One pass through the data; the mean loss of its steps.
+
+        Args:
+          number: `int`, of the epoch, from 1.
+          data: `data.Arrays` or `data.Batches`.
+          num_steps: of an epoch; a Dataset may give others.
+          entropy: tuple of `int`, the seed.
 
         Raises:
           FloatingPointError: a loss or gradient was not finite.
         """
-        rng = np.random.default_rng((*self._entropy, number))
+        rng = np.random.default_rng((*entropy, number))
         seed = tf.constant(rng.spawn(1)[0].integers(2**31, size=2))
         start = optimizer_lib.values(self._optimizer.weights)
-        if isinstance(self._data, data_lib.Arrays):
-            rows = self._data.order(rng, self._num_steps,
-                                    self._strategy.num_replicas_in_sync)
+        if isinstance(data, data_lib.Arrays):
+            rows = data.order(rng, num_steps, self._strategy.num_replicas_in_sync)
             before = int(tf.convert_to_tensor(self._optimizer.count))
-            total = _guarded(self._epoch, *self._data, rows, seed)
+            total = _guarded(self._epoch, *data, rows, seed)
             if total is not None:
-                return total / self._num_steps
+                return total / num_steps
             step = int(tf.convert_to_tensor(self._optimizer.count)) - before
-            self._stop(number, step, start, *self._data.take(rows[step]),
-                       seed + [0, step])
+            self._stop(f'Epoch {number}, step {step + 1} of {num_steps}', start,
+                       *data.take(rows[step]), seed + [0, step], False)
         losses = []
-        for step, batch in enumerate(self._data.batches()):
-            arguments = (*batch, seed + [0, step])
+        is_shared = self._strategy.num_replicas_in_sync > 1
+        for step, batch in enumerate(
+                data.distributed(self._strategy) if is_shared else data.batches()):
+            arguments = (*batch, seed + [0, step], is_shared)
             losses.append(_guarded(self._batch, *arguments))
             if losses[-1] is None:
-                self._stop(number, step, start, *arguments)
+                self._stop(f'Epoch {number}, step {step + 1} of {num_steps}', start,
+                           *arguments)
         if not losses:
             raise ValueError('`targets`, a Dataset, gave no batch in this epoch.')
         return np.mean(losses).item()
 
-    def _loop(self, targets, conditions, rows, seed):
+    def _loop(self, targets, conditions, weights, rows, seed):
         """All steps of an epoch, or those up to the first that is not finite."""
         def step(i, total, _):
-            batch = data_lib.Arrays(targets, conditions).take(rows[i])
+            batch = data_lib.Arrays(targets, conditions, weights).take(rows[i])
             shift = tf.stack([0, tf.cast(i, seed.dtype)])
-            loss, is_finite = self._step(*batch, seed + shift)
+            loss, is_finite = self._step(*batch, seed + shift, False)
             return i + 1, total + loss, is_finite
 
         _, total, is_finite = tf.while_loop(
-            lambda i, _, is_finite: (i < rows.shape[0]) & is_finite, step,
+            lambda i, _, is_finite: (i < tf.shape(rows)[0]) & is_finite, step,
             (0, tf.zeros([], tf.float64), True))
         return total, is_finite
 
-    def _step(self, targets, conditions, seed):
-        return self._optimizer.apply_gradients(
-            *self._per_replica(targets, conditions, seed))
+    def _step(self, *arguments):
+        return self._optimizer.apply_gradients(*self._per_replica(*arguments))
 
-    def _per_replica(self, targets, conditions, seed):
-        return self._strategy.run(self._gradients, (targets, conditions, seed))
+    def _per_replica(self, *arguments):
+        return self._strategy.run(self._gradients, arguments)
 
-    def _gradients(self, targets, conditions, seed):
-        """The loss and its gradients, summed over replicas, each with its rows."""
+    def _gradients(self, targets, conditions, weights, seed, is_shared):
+        """The loss and its gradients of all replicas, each of which has its rows.
+
+        They are shared out among them already, or here.
+        """
         context = tf.distribute.get_replica_context()
         count = context.num_replicas_in_sync
         if count > 1:
             replica = context.replica_id_in_sync_group
-            targets, conditions = tf.nest.map_structure(
-                lambda x: tf.stack(tf.split(x, count))[replica],
-                (targets, conditions))
+            if not is_shared:
+                targets, conditions, weights = tf.nest.map_structure(
+                    lambda x: tf.stack(tf.split(x, count))[replica],
+                    (targets, conditions, weights))
             seed += tf.stack([0, tf.cast(replica, seed.dtype) * 2**32])
         if self._target_noise:
             targets += self._target_noise * tf.random.stateless_normal(
                 tf.shape(targets), seed, dtype=targets.dtype)
         with tf.GradientTape() as tape, dropout.training(seed):
-            loss = -tf.reduce_mean(self._log_prob(targets, conditions)) / count
+            log_prob = self._log_prob(targets, conditions)
+            if not isinstance(weights, tuple):
+                # Not over their sum in the batch, which a great one makes greater: of
+                # mean 1 over all rows, batches have the gradient of all in the mean.
+                log_prob *= tf.cast(weights, log_prob.dtype)
+            loss = -tf.reduce_mean(log_prob) if count == 1 else -tf.reduce_sum(log_prob)
         gradients = tape.gradient(loss, self._variables)
         _check_variables(self._variables, gradients, tape.watched_variables(), count)
         both = [loss, *self._optimizer.pack(gradients)]
         if count > 1:
+            both.append(tf.cast(tf.shape(targets)[0], tf.float32))
             # Not `context.all_reduce`, whose gradient TensorFlow registers, and with
             # it the graph, for ever.
             both = context.merge_call(
                 lambda strategy, *sums: strategy.extended.batch_reduce_to(
                     tf.distribute.ReduceOp.SUM, [(x, x) for x in sums]), both)
+            *both, num_rows = both    # The last batch of a Dataset has few.
+            both = [x / tf.cast(num_rows, x.dtype) for x in both]
         return both[0], both[1:]
 
     def _averaged_log_prob(self, targets, conditions):
@@ -122,7 +139,7 @@ class Training:
         conditions = data_lib.or_none(conditions)
         kwargs = ({} if conditions is None else
                   {'bijector_kwargs': {'conditions': conditions}})
-        log_prob = self._dist.log_prob(targets, **kwargs)
+        log_prob = self._dist().log_prob(targets, **kwargs)
         if not log_prob.shape.is_compatible_with(targets.shape[:1]):
             raise ValueError(
                 '`dist.log_prob` must give one number for each row; got shape '
@@ -130,7 +147,7 @@ class Training:
                 'base of scalar events as `tfd.Independent(base, 1)`.')
         return log_prob
 
-    def _stop(self, number, step, start, *batch):
+    def _stop(self, place, start, *batch):
         """Raises for the batch that was not finite."""
         loss, *gradients = [self._strategy.experimental_local_results(x)[0]
                             for x in tf.nest.flatten(self._replicas(*batch))]
@@ -146,10 +163,9 @@ class Training:
             self._optimizer.write()
             kept = 'the start of the epoch, since the step before spoilt them'
         raise FloatingPointError(
-            f'Epoch {number}, step {step + 1} of {self._num_steps}: not finite: '
-            f'{", ".join(bad[:3])}{", ..." * (len(bad) > 3)}. The weights are those '
-            f'from {kept}. Look for outliers in the batch, lower `learning_rate` or '
-            '`clip_norm`, or use float64.')
+            f'{place}: not finite: {", ".join(bad[:3])}{", ..." * (len(bad) > 3)}. '
+            f'The weights are those from {kept}. Look for outliers in the batch, lower '
+            '`learning_rate` or `clip_norm`, or use float64.')
 
 
 def _guarded(function, *arguments):

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from tfp_conditional.fitting import data as data_lib
 from tfp_conditional.fitting import optimizer as optimizer_lib
 
 PATIENCE = 20   # The least, in epochs, where the user gives none.
@@ -21,6 +22,7 @@ class Validation:
       log_prob: (targets, conditions) -> `[N]`, by `optimizer.results`.
       optimizer: one of `optimizer`, built.
       patience: `int`.
+      workers: `workers.Workers`.
 
     Attributes:
       losses: before the first epoch, and after each.
@@ -29,9 +31,9 @@ class Validation:
         in this fit.
     """
 
-    def __init__(self, data, log_prob, optimizer, patience):
+    def __init__(self, data, log_prob, optimizer, patience, workers):
         self._data, self._log_prob, self._optimizer = data, log_prob, optimizer
-        self._patience = patience
+        self._patience, self._workers = patience, workers
         self.losses, self.best, self.first = [], [], []
 
     def start(self, has_adapted):
@@ -42,12 +44,13 @@ class Validation:
 
     def validate(self):
         """Returns the loss of the weights as they are, and keeps the best."""
-        total, count = 0., 0
-        for batch in self._data.batches():
-            log_prob = self._log_prob(*batch)
-            total += float(tf.reduce_sum(log_prob))
-            count += len(log_prob)
-        self.losses.append(-total / count)
+        total, count = 0., 0.
+        for batch in self._data.batches(self._workers.index, self._workers.count):
+            log_prob, weights = self._log_prob(*batch[:2]), _weights(batch)
+            total += float(tf.reduce_sum(weights * log_prob))
+            count += np.sum(weights)
+        total, count = np.sum(self._workers.gather([total, count]), axis=0)
+        self.losses.append(float(-total / count))
         if self._best_epoch() == len(self.losses) - 1:
             self.best = optimizer_lib.values(self._optimizer.results)
         return self.losses[-1]
@@ -73,7 +76,8 @@ class Validation:
         and remain the best unless the best epoch gains significantly over them.
         """
         best = self.best or optimizer_lib.values(self._optimizer.results)
-        if self.first and self._best_epoch() and not self._is_significant():
+        if self.first and self._best_epoch() and not self._workers.gather(
+                self._is_significant())[0]:
             best = self.first
         self._optimizer.assign(best)
 
@@ -81,14 +85,38 @@ class Validation:
         """Whether rows gain from the best weights `Z` standard errors in the mean."""
         if not np.isfinite(self.losses[0]):
             return True
-        gains = []
+        gains, row_weights = [], []
         # Batch by batch: a Dataset may give its rows in another order next time.
         for batch in self._data.batches():
             log_probs = []
             for weights in (self.first, self.best):
                 self._optimizer.assign(weights)
-                log_probs.append(self._log_prob(*batch).numpy())
+                log_probs.append(self._log_prob(*batch[:2]).numpy())
             gains.append(log_probs[1] - log_probs[0])
-        gains = np.concatenate(gains)
-        return len(gains) > 1 and bool(
-            np.mean(gains) >= Z * np.std(gains, ddof=1) / np.sqrt(len(gains)))
+            row_weights.append(_weights(batch))
+        gain, error = mean_and_error(*map(np.concatenate, (gains, row_weights)))
+        return bool(gain >= Z * error)
+
+
+def _weights(batch):
+    """Those of the rows of a batch, as an array `[N]`."""
+    return (batch.weights.numpy() if data_lib.has_weights(batch)
+            else np.ones(batch.num_rows))
+
+
+def mean_and_error(values, weights):
+    """The weighted mean of `values [N]`, and its standard error.
+
+    ```none
+    m = sum w v;  e^2 = sum w^2 (v - m)^2 / (1 + sum w^2 - 2 sum w^3 / sum w^2)
+    ```
+
+    for weights w of sum 1. e^2 is the variance of m in the mean, over values of one
+    variance. Where N weights are equal, e is the sample's standard deviation over
+    sqrt(N); of a single row it is infinite.
+    """
+    weights = weights / np.sum(weights)
+    mean, squares = np.sum(weights * values), np.sum(weights**2)
+    factor = 1. + squares - 2. * np.sum(weights**3) / squares
+    return mean, (np.sqrt(np.sum((weights * (values - mean))**2) / factor)
+                  if factor > 1e-9 else np.inf)
