@@ -231,7 +231,7 @@ class _Reader:
             return {key: self.read(part) for key, part in value['dict'].items()}
         if 'float' in value:
             return float(value['float'])
-        if not 'dtype' in value:
+        if 'dtype' not in value:
             raise ValueError('`config` must be what `to_config` returned; got a part of '
                              f'the keys {sorted(value)}.')
         dtype = tf.as_dtype(value['dtype'])

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
 
 from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.bijectors import settings

@@ -192,15 +192,6 @@ def _rank_edges(num_samples, num_bins):
     return np.round(np.linspace(0, ranks, num_bins + 1)).astype(np.int64)
 
 
-def conditional_bijector(
-        dist: tfp.distributions.Distribution) -> bijector_lib.ConditionalBijector:
-    ranks = conditions_lib.positive_int(num_samples, 'num_samples') + 1
-    if conditions_lib.positive_int(num_bins, 'num_bins') > ranks:
-        raise ValueError(f'`num_bins` must be at most the number of ranks, {ranks}; '
-                         f'got {num_bins}.')
-    return np.round(np.linspace(0, ranks, num_bins + 1)).astype(np.int64)
-
-
 def _check_levels(levels, ranks=(1, 2)):
     levels = np.asarray(levels, np.float64)
     if levels.ndim not in ranks or not levels.size:

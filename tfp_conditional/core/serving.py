@@ -103,7 +103,7 @@ class Methods:
         batch = self._batch if self._conditions else [None, *self._batch]
         events, latents = (tf.TensorSpec([*batch, *shape], self._flow.dtype)
                            for shape in (self._events, self._latents))
-        conditions = {'conditions': part for part in self._conditions}
+        conditions = dict(zip(['conditions'], self._conditions))
         sample, both, log_prob, forward, inverse = self._calls.values()
         found = {
             'log_prob': signature(log_prob, ['log_probs'], events=events, **conditions),
