@@ -40,7 +40,8 @@ PLACES = [(room, *module) for room, modules in ORDER.items()
           for module in [(), *zip(modules)]]
 
 PUBLIC = {
-    'ActNorm', 'Additive', 'Affine', 'ConditionalAutoregressive',
+    'ActNorm', 'Additive', 'Affine', 'CircularRationalQuadratic',
+    'ConditionalAutoregressive',
     'ConditionalBijector', 'ConditionalChain', 'ConditionalCoupling',
     'ConditionalElementwise', 'ConditionalEmbedding',
     'ConditionalMaskedAutoregressiveFlow', 'ConditionalRealNVP',

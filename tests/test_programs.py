@@ -83,7 +83,7 @@ def test_an_optimizer_of_the_users_goes_on_in_the_same_program(graphs):
     dict(learning_rate=.02), dict(epochs=3), dict(batch_size=48), dict(ema_decay=.9),
     dict(clip_norm=1e-3), dict(weight_decay=1.), dict(target_noise=.5),
     dict(targets=Y[:60]), dict(seed=1),
-    dict(optimizer=tf_keras.optimizers.SGD(.1))], ids=str)
+    dict(optimizer=tf_keras.optimizers.SGD(.1))], ids=lambda change: next(iter(change)))
 def test_other_settings_are_not_those_of_the_last_fit(change):
     dist = fits.gaussian()
     first = restart(dist)

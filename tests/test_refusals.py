@@ -241,7 +241,16 @@ CASES = {
         "one of.*'relu'.*got 'swoosh'"),
     'unknown transformer': (
         lambda: tfpc.ConditionalRealNVP(2, 3, transformer='afine'), ValueError,
-        r"one of \['additive', 'affine', 'rational_quadratic'\].*got 'afine'"),
+        r"one of \['additive', 'affine', 'circular_rational_quadratic', "
+        r"'rational_quadratic'\].*got 'afine'"),
+    'angles that are scaled': (
+        lambda: tfpc.ConditionalRealNVP(2, 3, transformer='circular_rational_quadratic',
+                                        mixing='linear'), ValueError,
+        'Angles, of CircularRationalQuadratic, must not be scaled'),
+    'angles in an autoregressive layer': (
+        lambda: tfpc.ConditionalAutoregressive(
+            2, 3, transformer=tfpc.CircularRationalQuadratic()), ValueError,
+        '`transformer` CircularRationalQuadratic must stand in a coupling'),
     'a transformer class': (
         lambda: tfpc.ConditionalRealNVP(2, 3, transformer=tfpc.Affine), TypeError,
         '`transformer` must be'),

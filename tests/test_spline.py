@@ -8,7 +8,7 @@ import tensorflow_probability as tfp
 import tfp_conditional as tfpc
 from tests import flows
 
-tfb = tfp.bijectors
+tfb, tfd = tfp.bijectors, tfp.distributions
 
 BOUND, BINS = 3., 5
 
@@ -216,3 +216,87 @@ def test_float64_log_det_of_a_flow_is_that_of_its_jacobian():
         fldj, np.linalg.slogdet(tape.batch_jacobian(y, x))[1], atol=1e-9)
     np.testing.assert_allclose(
         flow.inverse(tf.identity(y), conditions=c), x, rtol=1e-9, atol=1e-9)
+
+
+class TestAngles:
+    """`CircularRationalQuadratic`."""
+
+    @staticmethod
+    def _dist(dtype=tf.float64, size=2, **kwargs):
+        flow = tfpc.ConditionalRealNVP(
+            size, 1, num_coupling_layers=2, hidden_layers=(8,), dtype=dtype, seed=0,
+            transformer='circular_rational_quadratic', **kwargs)
+        flows.perturb(flow, scale=0.5)
+        bound = tf.constant(np.pi, dtype) * tf.ones(size, dtype)
+        return flow(tfd.Independent(tfd.Uniform(-bound, bound), 1))
+
+    def test_is_the_identity_at_0(self):
+        x = tf.constant(np.linspace(-np.pi, 3.14, 50))[:, tf.newaxis]
+        for method in ('forward_and_log_det', 'inverse_and_log_det'):
+            y, log_det = getattr(tfpc.CircularRationalQuadratic(5), method)(
+                x, tf.zeros([50, 16, 1], tf.float64))
+            np.testing.assert_allclose(y, x, atol=1e-12)
+            np.testing.assert_allclose(log_det, 0., atol=1e-12)
+
+    @pytest.mark.parametrize('mixing', ['alternate', 'random'])
+    def test_density_is_periodic_and_goes_on_across_the_cut(self, mixing):
+        given = self._dist(mixing=mixing).given([[0.3]])
+        y = tf.constant(np.random.default_rng(1).uniform(-np.pi, np.pi, [50, 2]))
+        log_prob = given.log_prob(y).numpy()
+        assert np.std(log_prob) > 0.1
+        for turn in ([2. * np.pi, 0.], [-2. * np.pi, 4. * np.pi]):
+            np.testing.assert_allclose(given.log_prob(y + turn), log_prob, rtol=1e-9)
+        for axis in (0, 1):
+            step = 1e-7 * np.eye(2)[axis]
+            edge = np.where(np.eye(2)[axis] > 0., np.pi, y)
+            np.testing.assert_allclose(given.log_prob(edge - step),
+                                       given.log_prob(edge + step), atol=1e-4)
+
+    def test_density_is_normalised(self):
+        grid = np.linspace(-np.pi, np.pi, 400, endpoint=False)
+        points = np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2)
+        prob = self._dist().given([0.3]).prob(points)
+        np.testing.assert_allclose(np.mean(prob) * 4. * np.pi**2, 1., rtol=1e-4)
+
+    @pytest.mark.parametrize('dtype,tolerance', [(tf.float64, 1e-9), (tf.float32, 1e-4)])
+    def test_round_trip_in_range_with_the_log_det_of_autodiff(self, dtype, tolerance):
+        dist = self._dist(dtype)
+        flow, c = dist.bijector, tf.constant([[0.3]], dtype)
+        x = tf.cast(tf.constant(np.random.default_rng(1).uniform(-np.pi, np.pi, [50, 2])), dtype)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y, fldj = flow.forward_and_log_det(x, 1, conditions=c)
+        assert np.all((y >= -np.pi) & (y < np.pi))
+        back, ildj = flow.inverse_and_log_det(tf.identity(y), 1, conditions=c)
+        np.testing.assert_allclose(np.cos(back - x), 1., atol=tolerance)
+        np.testing.assert_allclose(fldj, -ildj, atol=100. * tolerance)
+        jacobian = tape.batch_jacobian(y, x)
+        np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], fldj,
+                                   atol=100. * tolerance)
+
+    def test_of_the_cut_itself_everything_is_finite(self):
+        for dtype in (tf.float64, tf.float32):
+            pi = dtype.as_numpy_dtype(np.pi)
+            dist = self._dist(dtype)
+            y = tf.constant(np.array([pi, -pi, np.nextafter(pi, pi * 2),
+                                      1e6 * pi, 0.])[:, np.newaxis] * [1., 1.], dtype)
+            with tf.GradientTape() as tape:
+                tape.watch(y)
+                log_prob = dist.given([[0.3]]).log_prob(y)
+            assert np.all(np.isfinite(log_prob))
+            assert np.all(np.isfinite(tape.gradient(log_prob, y)))
+
+    def test_fits_a_von_mises(self):
+        rng = np.random.default_rng(0)
+        loc = rng.uniform(-np.pi, np.pi, [4000, 1])
+        exact = tfd.VonMises(loc, np.float64(2.))
+        y = exact.sample(seed=0).numpy()
+        flow = tfpc.ConditionalElementwise(
+            1, 2, (32,), 'silu', tfpc.CircularRationalQuadratic(), seed=0)
+        dist = flow(tfd.Independent(tfd.Uniform([-np.float32(np.pi)],
+                                                [np.float32(np.pi)]), 1))
+        c = np.concatenate([np.cos(loc), np.sin(loc)], -1)
+        tfpc.fit(dist, y[:3000], c[:3000], epochs=15, seed=0, verbose=False)
+        gap = np.mean(exact.log_prob(y)[3000:, 0].numpy() - dist.given(
+            c[3000:]).log_prob(y[3000:].astype(np.float32)).numpy())
+        assert gap < 0.05

@@ -33,6 +33,7 @@ from tfp_conditional.networks.template import ConditionalRealNVPTemplate
 from tfp_conditional.networks.template import conditional_real_nvp_template
 from tfp_conditional.transformers.affine import Additive
 from tfp_conditional.transformers.affine import Affine
+from tfp_conditional.transformers.spline import CircularRationalQuadratic
 from tfp_conditional.transformers.spline import RationalQuadratic
 from tfp_conditional.transformers.transformer import Transformer
 from tfp_conditional.weights import load_weights
@@ -41,6 +42,7 @@ __all__ = [
     'ActNorm',
     'Additive',
     'Affine',
+    'CircularRationalQuadratic',
     'ConditionalAutoregressive',
     'ConditionalBijector',
     'ConditionalChain',

@@ -84,6 +84,11 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
         seed = seeds.resolve_seed(seed)
         parameters = dict(locals())
         self._transformer = coupling.get_transformer(transformer)
+        if getattr(self._transformer, 'num_features', 1) > 1:
+            raise ValueError(
+                f'`transformer` {type(self._transformer).__name__} must stand in a '
+                'coupling, as in `ConditionalRealNVP`: an autoregressive network sees '
+                'its units as they are.')
         super().__init__(
             event_size, condition_size, dtype=dtype, validate_args=validate_args,
             parameters=parameters, name=name)

@@ -23,6 +23,7 @@ TRANSFORMERS = {
     'affine': affine.Affine,
     'additive': affine.Additive,
     'rational_quadratic': spline.RationalQuadratic,
+    'circular_rational_quadratic': spline.CircularRationalQuadratic,
 }
 
 
@@ -55,17 +56,18 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
         self._partition = _Partition(mask)
         self._num_units = self.event_size - self._partition.num_masked
         output_size = self._num_units * self._transformer.num_parameters
+        # A transformer of the user's own may have no features.
+        num_seen = self._partition.num_masked * getattr(
+            self._transformer, 'num_features', 1)
         with tf.name_scope(self.name):
             if conditioner is None:
                 conditioner = mlp.MLP(hidden_layers, activation)
             if isinstance(conditioner, network.Conditioner):
                 self._conditioner = conditioner.build(
-                    self._partition.num_masked, self.condition_spec, output_size,
-                    seed)
+                    num_seen, self.condition_spec, output_size, seed)
             else:
                 self._conditioner = custom.CustomConditioner(
-                    conditioner, self._partition.num_masked, self.condition_spec,
-                    output_size)
+                    conditioner, num_seen, self.condition_spec, output_size)
         self._settings = settings.Settings(
             self.name, condition_size=self.condition_size, mask=mask,
             transformer=self._transformer, conditioner=conditioner)
@@ -83,6 +85,8 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
         return self._partition.merge(masked, units), tf.reduce_sum(log_det, -1)
 
     def _parameters_of(self, masked, conditions):
+        if hasattr(self._transformer, 'features'):
+            masked = self._transformer.features(masked)
         flat = self._conditioner(masked, conditions)
         shape = [self._transformer.num_parameters, self._num_units]
         if flat.shape.rank == 2:
@@ -130,8 +134,8 @@ class ConditionalCoupling(_ConditionedTransformer):
             by the conditioner. Default: the first D // 2.
           hidden_layers: widths of the conditioner's hidden layers.
           activation: its activation: a callable or a name, as in `tf.nn`.
-          transformer: `'affine'`, `'additive'`, `'rational_quadratic'`, or a
-            `Transformer` of k parameters for each unit.
+          transformer: `'affine'`, `'additive'`, `'rational_quadratic'`,
+            `'circular_rational_quadratic'` for angles, or a `Transformer` of k parameters for each unit.
           conditioner: `MLP(...)` or `ResidualNetwork(...)`; or a network of your
             own, a callable or `tf.Module` (units `[..., d_m]`, conditions
             `[..., S]`) -> parameters `[..., k d_t]`: parameter 0 of all d_t

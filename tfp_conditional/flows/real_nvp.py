@@ -66,7 +66,8 @@ class ConditionalRealNVP(chain.ConditionalChain):
           num_coupling_layers: `int` >= 1; two transform every unit.
           hidden_layers: widths of the hidden layers of each network.
           activation: their activation: a callable or a name, as in `tf.nn`.
-          transformer: `'affine'`, `'additive'`, `'rational_quadratic'`, or a
+          transformer: `'affine'`, `'additive'`, `'rational_quadratic'`,
+            `'circular_rational_quadratic'` for angles, or a
             `Transformer`. The layers of `'affine'` together scale a unit by exp(8)
             at most, however many they are; for another bound give an
             `Affine(max_log_scale)`.
@@ -103,6 +104,13 @@ class ConditionalRealNVP(chain.ConditionalChain):
         stack.check_mixing(mixing, MIXING)
         transformer = stack.limited(
             transformer, count if event_size == 1 else (count + 1) // 2)
+        num_features = getattr(transformer, 'num_features', 1)
+        if num_features > 1 and (mixing == 'linear' or act_norm or conditional_base):
+            raise ValueError(
+                f'Angles, of {type(transformer).__name__}, must not be scaled: give '
+                "`mixing` 'alternate', 'reverse' or 'random', and neither `act_norm` nor "
+                f'`conditional_base`; got mixing={mixing!r}, act_norm={act_norm}, '
+                f'conditional_base={conditional_base}.')
         half = np.arange(event_size) < event_size // 2
         other = half[::-1] if mixing == 'reverse' else ~half
 
@@ -110,7 +118,7 @@ class ConditionalRealNVP(chain.ConditionalChain):
             mask = half if i % 2 == 0 else other
             num_masked = int(np.sum(mask))
             settings.update(transformer=transformer, conditioner=stack.conditioner_of(
-                conditioner, num_masked,
+                conditioner, num_features * num_masked,
                 (event_size - num_masked) * transformer.num_parameters))
             if event_size == 1:
                 return coupling.ConditionalElementwise(**settings)

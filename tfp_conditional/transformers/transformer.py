@@ -17,6 +17,7 @@ class Transformer(abc.ABC):
     Attributes:
       num_parameters: `int` k, parameters for each unit.
       is_constant_jacobian: `bool`, whether the log-det is the same for all x.
+      num_features: `int` f, numbers that a network sees of a unit.
 
     Shapes: units `[..., d]`, parameters `[..., k, d]`: row j is parameter j of
     each unit.
@@ -24,6 +25,7 @@ class Transformer(abc.ABC):
 
     num_parameters: int
     is_constant_jacobian: bool = False
+    num_features: int = 1
 
     @abc.abstractmethod
     def forward_and_log_det(self, x: tf.Tensor,
@@ -34,6 +36,10 @@ class Transformer(abc.ABC):
     def inverse_and_log_det(self, y: tf.Tensor,
                             parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns `x [..., d]` and `log |dx/dy| [..., d]`."""
+
+    def features(self, units: tf.Tensor) -> tf.Tensor:
+        """What a network sees of units `[..., d]` of such maps: `[..., f d]`."""
+        return units
 
 
 def soften(x, linear_range):
