@@ -135,11 +135,13 @@ class ConditionalCoupling(_ConditionedTransformer):
           hidden_layers: widths of the conditioner's hidden layers.
           activation: its activation: a callable or a name, as in `tf.nn`.
           transformer: `'affine'`, `'additive'`, `'rational_quadratic'`,
-            `'circular_rational_quadratic'` for angles, or a `Transformer` of k parameters for each unit.
+            `'circular_rational_quadratic'` for angles, or a `Transformer` of k
+            parameters for each unit.
           conditioner: `MLP(...)` or `ResidualNetwork(...)`; or a network of your
-            own, a callable or `tf.Module` (units `[..., d_m]`, conditions
-            `[..., S]`) -> parameters `[..., k d_t]`: parameter 0 of all d_t
-            transformed units, then parameter 1, and so on. It is run once, on
+            own, a callable or `tf.Module` (units `[..., d_m]`, of angles their
+            cosines and sines `[..., 2 d_m]`, conditions `[..., S]`) -> parameters
+            `[..., k d_t]`: parameter 0 of all d_t transformed units, then
+            parameter 1, and so on. It is run once, on
             zeros, by the constructor. Default: `MLP(hidden_layers, activation)`.
           dtype: floating dtype.
           seed: `int` or TFP seed for the initial weights.
