@@ -16,6 +16,7 @@ FAST = {
         'test_trap_1_', 'test_trap_2_', 'test_trap_3_values', 'test_trap_4_',
         'test_trap_6_', 'test_trap_9_'],
     'test_copies': ['test_a_distribution', 'test_checkpoint', 'test_copy_with'],
+    'test_serving': ['test_a_stock', 'test_refusals'],
     # transformers
     'test_spline': ['test_equals', 'test_finite', 'test_monotone', 'test_zero'],
     # networks
@@ -23,6 +24,9 @@ FAST = {
         'test_a_seed', 'test_degrees', 'test_density', 'test_each_unit', 'test_misuse'],
     'test_conditioners': [
         'test_a_new', 'test_dropout', 'test_misuse', 'test_random', 'test_ridge'],
+    # embeddings
+    'test_embeddings': [
+        'test_a_deep', 'test_a_set', 'test_a_time', 'test_pad_and', 'test_seeds'],
     # bijectors
     'test_catalogue': [
         'test_property[autoregressive-', 'test_property[chain_permute_shift-',
@@ -40,12 +44,17 @@ FAST = {
         'TestChain', 'TestDistribution::test_log_prob', 'test_a_new', 'test_event',
         'test_seeds', 'test_trainable', 'test_two'],
     'test_saved_identity': [''],
+    'test_config': ['test_a_class', 'test_bases', 'test_other_configs'],
     # fitting
     'test_fit': [
         'test_a_resumed', 'test_a_step_is', 'test_batches', 'test_early', 'test_loss',
         'test_misuse', 'test_seeds'],
     'test_first_weights': ['test_gains'],
+    'test_programs': ['test_python'],
     # What the package does not import.
+    'test_posterior': ['test_smoothing', 'test_thresholds', 'test_weights'],
+    'test_diagnostics': ['test_misspecification_of', 'test_predictive_checks', 'test_z'],
+    'test_structured_benchmark': ['test_sizes', 'test_the_optimum'],
     'test_calibration': [
         'test_coverage', 'test_kolmogorov', 'test_misuse', 'test_ranks', 'test_tarp'],
     'test_plot': ['test_bins', 'test_highest', 'test_misuse', 'test_rank_histogram_'],

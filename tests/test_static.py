@@ -14,8 +14,8 @@ from tests import fast
 
 ROOT = pathlib.Path(__file__).parent.parent
 
-MODULES = ('', '.calibration', '.keras', '.keras.tf_keras', '.plot', '.rl',
-           '.rl.hierarchy', '.rl.point_mass', '.testing')
+MODULES = ('', '.calibration', '.embeddings', '.keras', '.keras.tf_keras', '.plot',
+           '.posterior', '.rl', '.rl.hierarchy', '.rl.point_mass', '.testing')
 
 
 def check(tool, *arguments):

@@ -3,6 +3,7 @@
 import collections.abc
 import inspect
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -24,7 +25,9 @@ _NAMESPACES = {'tfd': tfd, 'tfb': tfb, 'tfpc': tfpc, 'linalg': tf.linalg,
 _KINDS = (tf.Module, transformer.Transformer, network.Conditioner)
 
 
-def to_config(dist, custom_objects=None):
+def to_config(
+        dist: tfp.distributions.Distribution | tfp.bijectors.Bijector,
+        custom_objects: collections.abc.Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns what a distribution or bijector is as a `dict` that JSON takes.
 
     That is the arguments that it was made with, seeds among them where they were drawn,
@@ -69,7 +72,10 @@ def to_config(dist, custom_objects=None):
             'object': serialize(dist, 'dist', custom_objects)}
 
 
-def from_config(config, custom_objects=None):
+def from_config(
+        config: collections.abc.Mapping[str, Any],
+        custom_objects: collections.abc.Mapping[str, Any] | None = None
+        ) -> tfp.distributions.Distribution | tfp.bijectors.Bijector:
     """Makes the distribution or bijector that `to_config` described.
 
     Args:
@@ -98,12 +104,14 @@ def from_config(config, custom_objects=None):
     return deserialize(config['object'], custom_objects)
 
 
-def serialize(value, label, custom_objects=None):
+def serialize(value: Any, label: str,
+              custom_objects: collections.abc.Mapping[str, Any] | None = None) -> Any:
     """A part of what `to_config` returns; `label` is its place, for messages."""
     return _Writer(custom_objects or {}).write(value, label)
 
 
-def deserialize(value, custom_objects=None):
+def deserialize(value: Any,
+                custom_objects: collections.abc.Mapping[str, Any] | None = None) -> Any:
     """What `serialize` was given."""
     return _Reader(custom_objects or {}).read(value)
 

@@ -4,6 +4,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional.core import distribution as distribution_lib
+from tfp_conditional.core.types import Path
 
 
 class Exportable(tf.Module):
@@ -68,7 +69,7 @@ class Exportable(tf.Module):
         for method, function in distribution.exported_methods().items():
             setattr(self, method, function)
 
-    def export(self, path):
+    def export(self, path: Path) -> None:
         """`ConditionalTransformedDistribution.export`, signatures included."""
         self._distribution.export(path)
 

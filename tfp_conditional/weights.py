@@ -2,10 +2,12 @@
 
 import tensorflow as tf
 
+from tfp_conditional.core.types import Path
+
 _COUNTER = 'save_counter/.ATTRIBUTES/VARIABLE_VALUE'   # What `Checkpoint.save` adds.
 
 
-def load_weights(path, **objects):
+def load_weights(path: Path, **objects: tf.Module) -> None:
     """Reads what `tf.train.Checkpoint(**objects)` wrote, or changes nothing.
 
     TensorFlow's own `restore` assigns some of the variables before it finds that others

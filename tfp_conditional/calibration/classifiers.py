@@ -1,13 +1,17 @@
 """Classifiers that tell samples from samples, all in all or for one condition."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_conditional.calibration import ranks as ranks_lib
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
 from tfp_conditional.core.progress import progress
+from tfp_conditional.core.types import Conditions, TensorLike
 
 
 def classifier_two_sample_test(x: npt.ArrayLike, y: npt.ArrayLike, num_folds: int = 5,
@@ -56,9 +60,11 @@ def classifier_two_sample_test(x: npt.ArrayLike, y: npt.ArrayLike, num_folds: in
     return accuracies.mean(), accuracies
 
 
-def local_classifier_two_sample_test(dist, targets, conditions, observed,
-                                     classifier=None, num_permutations=100,
-                                     num_samples=1000, seed=None, verbose=True):
+def local_classifier_two_sample_test(
+        dist: tfp.distributions.Distribution, targets: TensorLike, conditions: Conditions,
+        observed: Conditions, classifier: Any = None, num_permutations: int = 100,
+        num_samples: int = 1000, seed: int | None = None,
+        verbose: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Whether the density is right for one condition, without samples of the truth.
 
     ```none

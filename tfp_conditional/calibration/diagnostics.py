@@ -1,15 +1,22 @@
 """What a posterior has learnt, and whether the data are like those it learnt from."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_conditional.calibration import ranks as ranks_lib
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Conditions, Nest, TensorLike
 from tfp_conditional.posterior import conditioned
 
 
-def z_scores_and_contraction(dist, targets, conditions, num_samples=999, seed=None,
-                             verbose=True):
+def z_scores_and_contraction(dist: tfp.distributions.Distribution,
+                             targets: TensorLike, conditions: Conditions,
+                             num_samples: int = 999, seed: int | None = None,
+                             verbose: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """How far posteriors are from the truth, and how much narrower than the prior.
 
     ```none
@@ -67,8 +74,11 @@ def z_scores_and_contraction(dist, targets, conditions, num_samples=999, seed=No
     return (mean - targets) / std, 1 - std**2 / targets.var(0, ddof=1)
 
 
-def posterior_predictive_check(dist, condition, simulator, statistics=None,
-                               num_samples=999, seed=None):
+def posterior_predictive_check(
+        dist: tfp.distributions.Distribution, condition: Conditions,
+        simulator: Callable[[np.ndarray], Nest],
+        statistics: Callable[[Any], TensorLike] | None = None, num_samples: int = 999,
+        seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Whether the posterior of what was observed predicts what was observed.
 
     ```none
@@ -140,8 +150,10 @@ def posterior_predictive_check(dist, condition, simulator, statistics=None,
     return drawn, np.minimum(1., 2 * np.minimum(*tails) / (count + 1))
 
 
-def misspecification_test(observed, simulated, embedding=None, num_permutations=999,
-                          seed=0):
+def misspecification_test(observed: Nest, simulated: Nest,
+                          embedding: Callable[[Any], TensorLike] | None = None,
+                          num_permutations: int = 999,
+                          seed: int = 0) -> tuple[float, float]:
     """Whether observed data are like the simulated ones that a fit is of.
 
     ```none

@@ -1,16 +1,20 @@
 """What a SavedModel keeps of an object: methods for Python, signatures for servers."""
 
+from collections.abc import Callable, Iterable
 import functools
 import os
 import re
+from typing import Any
 
 import tensorflow as tf
+
+from tfp_conditional.core.types import Path
 
 SEED = tf.TensorSpec([2], tf.int32)
 _COUNT = tf.TensorSpec([], tf.int32)
 
 
-def fresh_seed():
+def fresh_seed() -> tf.Tensor:
     """A seed `[2]` that is another in each process, and at each run."""
     # The operation itself: its seed of 0 is fresh in each process, where that of a
     # `tf.random` function is kept by the export.
@@ -162,7 +166,7 @@ def _names(label, nest):
     return [name for key, part in parts for name in _names(f'{label}_{key}', part)]
 
 
-def checked_path(path):
+def checked_path(path: Path) -> str:
     """The path of a SavedModel to write; raises where something else stands."""
     path, files = os.fspath(path).rstrip('/'), tf.io.gfile
     if files.exists(path) and not (files.isdir(path) and (
@@ -174,7 +178,8 @@ def checked_path(path):
     return path
 
 
-def save(path, parts, functions, signatures):
+def save(path: str, parts: Iterable[Any], functions: dict[str, Callable[..., Any]],
+         signatures: dict[str, Callable[..., Any]]) -> None:
     """Writes a SavedModel, which stands at `path` when it is whole, and not before.
 
     Args:

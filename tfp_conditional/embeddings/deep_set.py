@@ -1,8 +1,11 @@
 """`DeepSet`: sets, element by element."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Activation, DType, Seed
 from tfp_conditional.embeddings import embedding
 from tfp_conditional.networks import network
 
@@ -35,8 +38,10 @@ class DeepSet(embedding.Embedding):
     ```
     """
 
-    def __init__(self, element_size, output_size=16, hidden_layers=(64, 64), mask=None,
-                 activation='silu', dtype=tf.float32, seed=None, name='deep_set'):
+    def __init__(self, element_size: int, output_size: int = 16,
+                 hidden_layers: Sequence[int] = (64, 64), mask: str | None = None,
+                 activation: Activation = 'silu', dtype: DType = tf.float32,
+                 seed: Seed | None = None, name: str = 'deep_set') -> None:
         """Constructs the network and its variables.
 
         Args:

@@ -1,10 +1,14 @@
 """`Embedding`: what all networks for structured conditions share."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 from tfp_conditional.core import _tfp
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Activation, Conditions, DType, Sizes
 from tfp_conditional.embeddings import masks
 from tfp_conditional.networks import network
 from tfp_conditional.transformers.transformer import soften
@@ -25,7 +29,8 @@ class Embedding(_tfp.Picklable, tf.Module):
     A subclass makes its variables in the constructor and has `_embed`.
     """
 
-    def __init__(self, shape, output_size, mask, activation, dtype, name):
+    def __init__(self, shape: Sequence[Any], output_size: int, mask: str | None,
+                 activation: Activation, dtype: DType, name: str) -> None:
         """Constructs what is shared.
 
         Args:
@@ -53,26 +58,26 @@ class Embedding(_tfp.Picklable, tf.Module):
                 ('adapted', False)))
 
     @property
-    def condition_size(self):
+    def condition_size(self) -> Sizes:
         """The `condition_size` of a flow that takes what this takes."""
         return self._spec.size
 
     @property
-    def output_size(self):
+    def output_size(self) -> int:
         """`int` S, the size of the vectors."""
         return self._output_size
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         """`dict` of what decides the map beside variables and their shapes."""
         return {'mask': self._mask, 'activation': self._activation}
 
     @property
-    def adapted(self):
+    def adapted(self) -> bool:
         """`bool`, whether means and deviations are those of data."""
         return bool(self._adapted.numpy())
 
-    def adapt_batches(self, batches):
+    def adapt_batches(self, batches: Sequence[Conditions]) -> None:
         """Learns means and deviations of a list of conditions, once."""
         if self.adapted:
             return
@@ -87,7 +92,7 @@ class Embedding(_tfp.Picklable, tf.Module):
             variable.assign(tf.cast(value, variable.dtype))
         self._adapted.assign(True)
 
-    def __call__(self, conditions):
+    def __call__(self, conditions: Conditions) -> tf.Tensor:
         """Returns vectors `[..., S]`.
 
         Args:

@@ -1,10 +1,12 @@
 """`ImageNetwork`: images, by strided convolutions."""
 
+from collections.abc import Sequence
 import math
 
 import tensorflow as tf
 
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Activation, DType, Seed
 from tfp_conditional.embeddings import embedding
 from tfp_conditional.networks import network
 
@@ -30,8 +32,10 @@ class ImageNetwork(embedding.Embedding):
     ```
     """
 
-    def __init__(self, image_size, output_size=16, width=32, num_layers=None, mask=None,
-                 activation='silu', dtype=tf.float32, seed=None, name='image'):
+    def __init__(self, image_size: Sequence[int], output_size: int = 16,
+                 width: int = 32, num_layers: int | None = None, mask: str | None = None,
+                 activation: Activation = 'silu', dtype: DType = tf.float32,
+                 seed: Seed | None = None, name: str = 'image') -> None:
         """Constructs the network and its variables.
 
         Args:

@@ -3,11 +3,13 @@
 import collections.abc
 
 import numpy as np
+import numpy.typing as npt
 
 KINDS = (None, 'elements', 'entries')
 
 
-def pad(sequences, length=None):
+def pad(sequences: collections.abc.Sequence[npt.ArrayLike],
+        length: int | None = None) -> dict[str, np.ndarray]:
     """Sets or series of several lengths as one array, with a mask of what is there.
 
     ```python
@@ -47,7 +49,8 @@ def pad(sequences, length=None):
     return {'values': values, 'mask': mask}
 
 
-def mask_nan(values, mask='entries'):
+def mask_nan(values: npt.ArrayLike | collections.abc.Mapping[str, npt.ArrayLike],
+             mask: str = 'entries') -> dict[str, np.ndarray]:
     """Values with 0 for NaN, which is taken to be missing, and a mask of the others.
 
     ```python

@@ -1,9 +1,12 @@
 """`SetTransformer`: sets, their elements compared with each other."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tfp_conditional.core import _tfp
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Activation, DType, Seed
 from tfp_conditional.embeddings import embedding
 from tfp_conditional.networks import network
 
@@ -35,9 +38,11 @@ class SetTransformer(embedding.Embedding):
     ```
     """
 
-    def __init__(self, element_size, output_size=16, width=64, num_heads=4, num_blocks=2,
-                 num_inducing=None, mask=None, activation='silu', dtype=tf.float32,
-                 seed=None, name='set_transformer'):
+    def __init__(self, element_size: int, output_size: int = 16, width: int = 64,
+                 num_heads: int = 4, num_blocks: int = 2,
+                 num_inducing: int | None = None, mask: str | None = None,
+                 activation: Activation = 'silu', dtype: DType = tf.float32,
+                 seed: Seed | None = None, name: str = 'set_transformer') -> None:
         """Constructs the network and its variables.
 
         Args:
@@ -74,7 +79,7 @@ class SetTransformer(embedding.Embedding):
         self._rest = embedding.Layers([width + 1, width, self.output_size], activation, new)
 
     @property
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         return {**super().settings, 'num_heads': self._num_heads}
 
     def _embed(self, inputs, there):

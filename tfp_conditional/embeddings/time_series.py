@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Activation, DType, Seed
 from tfp_conditional.embeddings import embedding
 from tfp_conditional.networks import network
 
@@ -35,8 +36,10 @@ class TimeSeriesNetwork(embedding.Embedding):
     ```
     """
 
-    def __init__(self, step_size, output_size=16, width=32, num_layers=4, mask=None,
-                 activation='silu', dtype=tf.float32, seed=None, name='time_series'):
+    def __init__(self, step_size: int, output_size: int = 16, width: int = 32,
+                 num_layers: int = 4, mask: str | None = None,
+                 activation: Activation = 'silu', dtype: DType = tf.float32,
+                 seed: Seed | None = None, name: str = 'time_series') -> None:
         """Constructs the network and its variables.
 
         Args:

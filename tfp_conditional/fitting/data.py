@@ -322,5 +322,5 @@ def checked_validation(dist, data):
         raise ValueError('`validation_data` must be (targets, conditions), (targets, '
                          'conditions, weights), targets alone, or a Dataset; got '
                          f'{len(pair)} parts.')
-    targets, conditions, weights = *pair, *[None] * (3 - len(pair))
+    targets, conditions, weights = (list(pair) + [None] * 3)[:3]
     return checked_data(dist, targets, or_none(conditions), 'validation_data', weights)

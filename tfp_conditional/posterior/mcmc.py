@@ -1,5 +1,6 @@
 """`latent_mcmc`: Markov chains in the latent space of a flow."""
 
+from collections.abc import Callable
 import typing
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core.progress import progress
+from tfp_conditional.core.types import Conditions
 from tfp_conditional.posterior import conditioned
 
 _STARTS = 50       # Candidates for the start of a chain.
@@ -23,8 +25,12 @@ class Chains(typing.NamedTuple):
     divergences: np.ndarray
 
 
-def latent_mcmc(dist, log_density, conditions=None, num_samples=1000, num_burnin_steps=500,
-                num_chains=4, max_tree_depth=6, seed=None, verbose=True):
+def latent_mcmc(dist: tfp.distributions.Distribution,
+                log_density: Callable[[tf.Tensor, typing.Any], tf.Tensor],
+                conditions: Conditions | None = None, num_samples: int = 1000,
+                num_burnin_steps: int = 500, num_chains: int = 4,
+                max_tree_depth: int = 6, seed: int | None = None,
+                verbose: bool = True) -> Chains:
     """Corrects samples by Markov chains in latents, where a fit makes them quick.
 
     ```none

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Conditions
 from tfp_conditional.posterior import conditioned
 
 
@@ -17,8 +18,10 @@ class Mode(typing.NamedTuple):
     converged: np.ndarray
 
 
-def mode(dist, conditions=None, num_samples=1000, max_iterations=100, tolerance=None,
-         seed=None, verbose=True):
+def mode(dist: tfp.distributions.Distribution, conditions: Conditions | None = None,
+         num_samples: int = 1000, max_iterations: int = 100,
+         tolerance: float | None = None, seed: int | None = None,
+         verbose: bool = True) -> Mode:
     """The events of highest density: of a posterior, the maximum a posteriori.
 
     ```none

@@ -1,8 +1,11 @@
 """`highest_density_regions`: the smallest regions that hold given probabilities."""
 
 import numpy as np
+import numpy.typing as npt
+import tensorflow_probability as tfp
 
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Conditions, TensorLike
 from tfp_conditional.posterior import conditioned
 
 
@@ -16,11 +19,13 @@ class HighestDensityRegions:
       log_volume_errors: `[..., K]`, standard errors of those, by the samples.
     """
 
-    def __init__(self, subject, levels, thresholds, log_volumes, log_volume_errors):
+    def __init__(self, subject: conditioned.Conditioned, levels: np.ndarray,
+                 thresholds: np.ndarray, log_volumes: np.ndarray,
+                 log_volume_errors: np.ndarray) -> None:
         self._subject, self.levels, self.thresholds = subject, levels, thresholds
         self.log_volumes, self.log_volume_errors = log_volumes, log_volume_errors
 
-    def contains(self, events):
+    def contains(self, events: TensorLike) -> np.ndarray:
         """Which regions hold events.
 
         Args:
@@ -33,8 +38,11 @@ class HighestDensityRegions:
         return self._subject.log_prob(events)[..., np.newaxis] >= self.thresholds
 
 
-def highest_density_regions(dist, conditions=None, levels=(0.5, 0.95), num_samples=10_000,
-                            seed=None, verbose=True):
+def highest_density_regions(dist: tfp.distributions.Distribution,
+                            conditions: Conditions | None = None,
+                            levels: npt.ArrayLike = (0.5, 0.95),
+                            num_samples: int = 10_000, seed: int | None = None,
+                            verbose: bool = True) -> HighestDensityRegions:
     """The smallest regions that hold given probabilities, for each condition.
 
     ```none

@@ -1,10 +1,15 @@
 """`importance_resampling`: samples of a flow as samples of a known log-density."""
 
+from collections.abc import Callable
 import typing
 
 import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+import tensorflow_probability as tfp
 
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.types import Conditions, TensorLike
 from tfp_conditional.posterior import conditioned
 
 
@@ -16,8 +21,11 @@ class Resampled(typing.NamedTuple):
     log_normalizer: np.ndarray
 
 
-def importance_resampling(dist, log_density, conditions=None, num_samples=1000,
-                          num_proposals=10_000, seed=None, verbose=True):
+def importance_resampling(dist: tfp.distributions.Distribution,
+                          log_density: Callable[[tf.Tensor, typing.Any], TensorLike],
+                          conditions: Conditions | None = None,
+                          num_samples: int = 1000, num_proposals: int = 10_000,
+                          seed: int | None = None, verbose: bool = True) -> Resampled:
     """Corrects samples by weights: sampling-importance-resampling (Rubin 1988).
 
     ```none
@@ -102,7 +110,7 @@ def importance_resampling(dist, log_density, conditions=None, num_samples=1000,
                      *map(subject.unflat, others))
 
 
-def pareto_smooth(log_weights):
+def pareto_smooth(log_weights: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Pareto-smoothed importance weights, and the shape k of their tail.
 
     The M = min(L / 5, 3 sqrt(L)) greatest weights become the quantiles (i - 1/2) / M of

@@ -1,5 +1,6 @@
 """`truncated`: a density cut to a support, by rejection."""
 
+from collections.abc import Callable
 import itertools
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import seeds
+from tfp_conditional.core.types import Conditions, TensorLike
 from tfp_conditional.posterior import conditioned
 
 tfd = tfp.distributions
@@ -26,13 +28,15 @@ class Truncated:
         every `log_prob` but those of -inf.
     """
 
-    def __init__(self, subject, inside, acceptance, error):
+    def __init__(self, subject: conditioned.Conditioned,
+                 inside: Callable[[tf.Tensor], np.ndarray], acceptance: np.ndarray,
+                 error: np.ndarray) -> None:
         self._subject, self._inside = subject, inside
         self._rates = acceptance
         self.acceptance = subject.unflat(acceptance)
         self.log_normalizer_error = subject.unflat(error)
 
-    def log_prob(self, events):
+    def log_prob(self, events: TensorLike) -> np.ndarray:
         """Log-densities, normalised: -inf outside of the support.
 
         Args:
@@ -48,7 +52,8 @@ class Truncated:
         return np.where(inside, log_prob - np.log(self.acceptance), -np.inf).astype(
             log_prob.dtype)
 
-    def sample(self, num_samples, seed=None, verbose=True):
+    def sample(self, num_samples: int, seed: int | None = None,
+               verbose: bool = True) -> np.ndarray:
         """Samples by rejection.
 
         Args:
@@ -85,8 +90,11 @@ class Truncated:
         return subject.unflat(result, 1)
 
 
-def truncated(dist, support, conditions=None, num_samples=10_000, min_acceptance=0.01,
-              seed=None, verbose=True):
+def truncated(dist: tfp.distributions.Distribution,
+              support: tfp.distributions.Distribution | Callable[[tf.Tensor], TensorLike],
+              conditions: Conditions | None = None, num_samples: int = 10_000,
+              min_acceptance: float = 0.01, seed: int | None = None,
+              verbose: bool = True) -> Truncated:
     """Cuts a density to a support, such as that of a prior, and normalises it.
 
     ```none
