@@ -120,13 +120,14 @@ class Training:
         _check_variables(self._variables, gradients, tape.watched_variables(), count)
         both = [loss, *self._optimizer.pack(gradients)]
         if count > 1:
-            both.append(tf.cast(tf.shape(targets)[0], tf.float32))
+            # The last batch of a Dataset has few.
+            rows = [tf.cast(tf.shape(targets)[0], tf.float32)]
             # Not `context.all_reduce`, whose gradient TensorFlow registers, and with
-            # it the graph, for ever.
-            both = context.merge_call(
-                lambda strategy, *sums: strategy.extended.batch_reduce_to(
-                    tf.distribute.ReduceOp.SUM, [(x, x) for x in sums]), both)
-            *both, num_rows = both    # The last batch of a Dataset has few.
+            # it the graph, for ever. What several workers sum at once has one dtype.
+            both, [num_rows] = context.merge_call(
+                lambda strategy, *parts: tuple(strategy.extended.batch_reduce_to(
+                    tf.distribute.ReduceOp.SUM, [(x, x) for x in part])
+                                               for part in parts), (both, rows))
             both = [x / tf.cast(num_rows, x.dtype) for x in both]
         return both[0], both[1:]
 
