@@ -137,18 +137,22 @@ class Blobs:
     def log_posterior(self, theta, conditions):
         images, mask = conditions['values'][..., 0], conditions['mask'] * 1.
 
-        def log_likelihood(rows, columns, product):
+        def log_likelihood(images, mask, rows, columns, product):
             return (np.einsum(product, rows, images, columns, optimize=True)
                     - 0.5 * np.einsum(product, rows**2, mask, columns**2, optimize=True))
 
         # A midpoint rule, in steps of less than half a deviation of a posterior.
         step = 2. / self._grid
         grid = self._profiles((np.arange(self._grid) + 0.5) * step - 1.)
-        evidence = special.logsumexp(
-            log_likelihood(grid, grid, 'ri,bij,cj->brc'), axis=(1, 2))
         rows, columns = self._profiles(theta).swapaxes(0, 1)
-        return (log_likelihood(rows, columns, 'bi,bij,bj->b') - evidence
-                - 2. * math.log(step))
+        found = []
+        for part in np.array_split(np.arange(len(theta)), 1 + len(theta) // 500):
+            # All at once would be gigabytes.
+            evidence = special.logsumexp(log_likelihood(
+                images[part], mask[part], grid, grid, 'ri,bij,cj->brc'), axis=(1, 2))
+            found.append(log_likelihood(images[part], mask[part], rows[part],
+                                        columns[part], 'bi,bij,bj->b') - evidence)
+        return np.concatenate(found) - 2. * math.log(step)
 
 
 TASKS = (GaussianSets(), GaussianSets(0.3, 2), AutoregressiveSeries(), Blobs())

@@ -24,7 +24,7 @@ def test_posteriors_are_densities_that_tell_the_truth(task):
     theta, one = task.simulate(np.array([size]), np.random.default_rng(0))
     axis = np.arange(-5., 5., step) + step / 2.
     if isinstance(task, structured.Blobs):
-        axis, step = np.linspace(-0.99, 0.99, 100), 0.02
+        axis, step = np.linspace(-0.98, 0.98, 50), 0.04
     grid = np.stack(np.meshgrid(*[axis] * task.event_size), -1).reshape(
         -1, task.event_size)
     many = {key: np.broadcast_to(x, [len(grid), *x.shape[1:]]) for key, x in one.items()}
