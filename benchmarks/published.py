@@ -23,7 +23,7 @@ def _files(folder):
     return pathlib.Path(found.submodule_search_locations[0], 'tasks', folder, 'files')
 
 
-class BernoulliGLM:
+class BernoulliGLM(tasks.Simulated):
     """100 spikes, or none, of a neuron whose filter is asked for.
 
     theta ~ N(0, B), smooth by its second differences; x_t ~ Bernoulli(sigmoid(V theta)_t),
@@ -62,7 +62,7 @@ class Published:
     """A task of sbibm, of its own observations.
 
     Attributes:
-      simulator: has `name`, `event_size`, `condition_size`, `simulate(n, rng)`.
+      simulator: a `tasks.Simulated`, of which no more than its rows are asked.
       folder, file: `str`, sbibm's names of the task and of its observations.
       bound: `float`, that of a box that is the prior's support: draws beyond are drawn
         again, of all packages, as sbi does it.
@@ -86,12 +86,7 @@ class Published:
 
     def data(self, seed, count=None, test_count=20_000):
         """Rows to train on, to validate and to test, as of the tasks of `tasks.py`."""
-        count = count or self.simulations
-        theta, x = self.simulator.simulate(count, np.random.default_rng(seed))
-        held = count // 10
-        return tasks.Data(
-            (theta[held:], x[held:]), (theta[:held], x[:held]),
-            self.simulator.simulate(test_count, np.random.default_rng([0, 1])))
+        return self.simulator.data(seed, count or self.simulations, test_count)
 
     def observed(self, count, samples, test):
         """Pairs of an observation `[S]` and draws `[samples, D]` of its posterior."""

@@ -13,7 +13,7 @@ import tfp_conditional as tfpc
 from tests import flows
 from tests.flows import CHOL, GAIN, LinearGaussian
 from tfp_conditional import calibration
-from tfp_conditional.calibration import ranks as ranks_lib
+from tfp_conditional.posterior import conditioned
 from tfp_conditional.core import distribution
 
 tfd = tfp.distributions
@@ -108,7 +108,7 @@ class Ladder:
 @pytest.fixture
 def ladder(monkeypatch):
     monkeypatch.setattr(distribution, 'given', Ladder)
-    monkeypatch.setattr(ranks_lib, '_EVENTS', 3 * 9)
+    monkeypatch.setattr(conditioned, 'EVENTS', 3 * 9)
     monkeypatch.setattr(Ladder, 'rows', [])
     return flows.dist(LinearGaussian())
 
@@ -157,7 +157,7 @@ def test_ties_are_broken_evenly(ladder):
 
 
 def test_samples_differ_between_rows_and_repeat_with_the_seed(monkeypatch):
-    monkeypatch.setattr(ranks_lib, '_EVENTS', 9 * 100)
+    monkeypatch.setattr(conditioned, 'EVENTS', 9 * 100)
     dist = flows.dist(LinearGaussian())
     y, c = np.zeros([400, 2]), np.zeros([400, 2])
     first, again, other = [calibration.simulation_based_calibration(

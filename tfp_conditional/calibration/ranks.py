@@ -11,8 +11,7 @@ from tfp_conditional.core import seeds
 from tfp_conditional.core.progress import progress
 from tfp_conditional.core.types import Conditions, TensorLike
 from tfp_conditional.fitting.data import checked_data
-
-_EVENTS = 2**15        # Samples that meet the network at once.
+from tfp_conditional.posterior import conditioned
 
 
 def simulation_based_calibration(dist: tfp.distributions.Distribution,
@@ -213,7 +212,7 @@ def _ranks(dist, targets, conditions, num_samples, seed, verbose, quantity,
     compare = tf.function(compare, autograph=False, input_signature=[
         tf.TensorSpec([2], tf.int32), *tf.nest.map_structure(
             lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), data)])
-    parts, step, total = [], max(1, _EVENTS // count), len(targets)
+    parts, step, total = [], max(1, conditioned.EVENTS // count), len(targets)
     with progress(total, 'calibration', 'row', verbose) as bar:
         for start in range(0, total, step):
             chunk = tf.nest.map_structure(lambda x: x[start:start + step], data)
