@@ -91,8 +91,8 @@ def _refuse_losses(array, cast, label):
     if array.dtype.kind not in 'iuf' or needed <= cast.dtype.itemsize:
         return
     for j in np.ndindex(array.shape[-1:]):   # Copies of columns: less memory, faster.
-        values = np.array(array[(..., *j)], np.float64)
-        rounded = np.array(cast[(..., *j)], np.float64)
+        values = np.array(array[(...,) + j], np.float64)
+        rounded = np.array(cast[(...,) + j], np.float64)
         lost = np.isfinite(values) & ~np.isfinite(rounded)
         name = f'column {j[0]} of `{label}`' if j else f'`{label}`'
         if np.any(lost):

@@ -103,12 +103,12 @@ class ReplayBuffer:
 
     def save(self, path: Path) -> None:
         """Writes a file of all transitions, and of where the draws stand, at once."""
+        found: dict[str, Any] = {
+            f'array_{i}': array[:len(self)] for i, array in enumerate(self._arrays)}
+        found['meta'] = json.dumps(dict(count=self._count, capacity=self.capacity,
+                                        rng=self._rng.bit_generator.state))
         with open(f'{path}.part', 'wb') as file:
-            np.savez(file, meta=json.dumps(dict(
-                count=self._count, capacity=self.capacity,
-                rng=self._rng.bit_generator.state)),
-                     **{f'array_{i}': array[:len(self)]    # type: ignore[arg-type]
-                        for i, array in enumerate(self._arrays)})
+            np.savez(file, **found)
         os.replace(f'{path}.part', path)
 
     def load(self, path: Path) -> None:
