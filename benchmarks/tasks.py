@@ -42,7 +42,7 @@ class Simulated:
 
     Attributes:
       name, event_size, condition_size: `str`; D, the width of theta; S, that of x.
-      optimum: `float`, E[-log p(theta | x)], the least mean loss there is.
+      optimum: `float`, E[-log p(theta | x)], the least mean loss there is, where known.
       simulations: `int`, those that a model is fitted to, a tenth for validation.
       batch_size: `None`; each package has its own.
       protocol: `dict`, of what a `quality.Protocol` must be for it alone.
@@ -70,7 +70,7 @@ class Simulated:
 
     @staticmethod
     def accepted(draw, count):
-        """So many of the rows that `draw(n)` gives."""
+        """So many of the rows that `draw(n)` gives, all within the prior's support."""
         return draw(count)
 
 
@@ -162,18 +162,11 @@ class GaussianMixture(Simulated):
         noise = rng.choice(self._scales, [n, 1]) * rng.normal(size=[n, 2])
         return theta, theta + noise
 
-    def _edges(self, x):
-        """Probabilities below the box, each coordinate and component, and below its top.
-
-        Of |x|: reflected to the side where the difference of tails is exact.
-        """
-        x = np.abs(x)[..., None]
-        return [special.ndtr((edge - x) / self._scales)
-                for edge in (-self._bound, self._bound)]
-
     def _weights(self, x):
         """The probability of the box under each component around x, [..., 2]."""
-        low, high = self._edges(x)
+        # Of |x|: reflected to the side where the difference of tails is exact.
+        low, high = (special.ndtr((edge - np.abs(x)[..., None]) / self._scales)
+                     for edge in (-self._bound, self._bound))
         return np.prod(high - low, axis=-2)
 
     def log_posterior(self, theta, x):
@@ -187,12 +180,9 @@ class GaussianMixture(Simulated):
 
     def sample_posterior(self, x, n, rng):
         weights = self._weights(x)
-        component = rng.choice(2, n, p=weights / weights.sum())
-        # Truncated normals by inversion.
-        deviate = special.ndtri(rng.uniform(
-            *(edge.T[component] for edge in self._edges(x))))
-        return np.copysign(
-            1., x) * (np.abs(x) + deviate * self._scales[component, None])
+        scale = rng.choice(self._scales, [n, 1], p=weights / weights.sum())
+        low, high = ((edge - x) / scale for edge in (-self._bound, self._bound))
+        return x + scale * stats.truncnorm.ppf(rng.uniform(size=[n, 2]), low, high)
 
 
 class GaussianLinear(Simulated):
@@ -243,19 +233,6 @@ class Axes(Simulated):
         options = [', nonlinear'] * self.nonlinear + [', correlated'] * self.correlated
         return (f'{self.prior}, D = {self.event_size}, N = {self.simulations}'
                 + ''.join(options))
-
-    @functools.cached_property
-    def optimum(self):
-        """D (H(z) + H(x | z) - H(x)) of one axis: the mixing has determinant 1.
-
-        H(x) is a sum over points whose distances grow with them, for heavy tails.
-        """
-        u, step = np.linspace(-16., 16., 8001, retstep=True)
-        density = np.exp(self._log_evidence(np.sinh(u)))
-        noise = 0.5 * (_LOG_2PI + 1.) + math.log(self._noise)
-        return self.event_size * float(
-            self.PRIORS[self.prior].entropy() + noise
-            - step * np.sum(special.entr(density) * np.cosh(u)))
 
     @functools.cached_property
     def _mixing(self):
@@ -335,7 +312,7 @@ class Measured:
     event_size: int
     condition_size: int
     table: Callable
-    optimum, batch_size = None, 32
+    batch_size, protocol = 32, {}
 
     def data(self, seed, count=None, test_count=None):
         """`Data`: fold `seed` modulo 5 as the test, a tenth of the rest to validate.

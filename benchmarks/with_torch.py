@@ -1,7 +1,5 @@
 """PyTorch's packages."""
 
-import functools
-
 import numpy as np
 import torch
 
@@ -14,7 +12,7 @@ torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 class Torch(peers.Package):
     """What they share; builders set `self.flow`.
 
-    `calls` are functions of `(flow, y, c)`, and `'many'` one of `(flow, n, c)`.
+    `calls` are functions of `(flow, y, c)`; in `'many'` n comes for y.
     """
 
     modes = ('eager',)
@@ -29,17 +27,14 @@ class Torch(peers.Package):
     def tensor(array):
         return torch.as_tensor(array, dtype=torch.float32)
 
-    def operation(self, name, mode):
+    def operation(self, name, mode, n=None):
         if name == 'train':
-            self._optimizer = torch.optim.Adam(self.flow.parameters(),
-                                               self.learning_rate)
+            self._optimizer = torch.optim.Adam(self.flow.parameters(), self.learning_rate)
             return self.train
-        return torch.no_grad()(functools.partial(self.calls[name], self.flow))
+        call = self.calls[name]
+        return torch.no_grad()(lambda y, c: call(self.flow, y if n is None else n, c))
 
-    def sampler(self, n, mode):
-        return functools.partial(self.operation('many', mode), n)
-
-    def hot(self, operation, batch):
+    def hot(self, operation):
         run = self.operation(operation, 'eager')
 
         def call(y, c):
@@ -69,12 +64,9 @@ class Torch(peers.Package):
         self._optimizer.register_step_post_hook(lambda *_: schedule.step())
 
     def step(self, y, c):
-        return self.train(y, c).item()
-
-    def loss(self, y, c):
-        self.flow.eval()
-        loss = super().loss(y, c)
         self.flow.train()
+        loss = self.train(y, c).item()
+        self.flow.eval()
         return loss
 
     def weights(self):
@@ -82,7 +74,6 @@ class Torch(peers.Package):
 
     def restore(self, weights):
         self.flow.load_state_dict(weights)
-        self.flow.eval()
 
 
 class Zuko(Torch):
