@@ -131,7 +131,7 @@ class LinearGaussian:
         rest = y - self._mean(c)
         covariance = rest.T @ rest / len(y)
         self._noise = stats.multivariate_normal(
-            cov=covariance if self.correlated else np.diag(covariance), seed=0)
+            cov=covariance if self.correlated else np.diag(np.diag(covariance)), seed=0)
         return 1
 
     def _mean(self, c):

@@ -37,7 +37,7 @@ def options(doc, **defaults):
             kind = dict(action='store_true')
         elif isinstance(default, dict):
             kind = dict(nargs='+', choices=default, metavar=name[:-1].upper(),
-                        help=', '.join(map(repr, default)))
+                        help=', '.join(map(repr, default)).replace('%', '%%'))
         elif isinstance(default, list):
             kind = dict(nargs='+', type=type(default[0]))
         else:

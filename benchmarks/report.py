@@ -46,7 +46,7 @@ def not_measured(failed, *fields):
     reasons = {}
     for row in failed:
         reasons.setdefault(', '.join(row[field] for field in fields), row['why'])
-    return [f'Not measured: {what}: {why}\n' for what, why in reasons.items()]
+    return [f'Not measured: {what}: {why.rstrip(".")}.\n' for what, why in reasons.items()]
 
 
 def ms(seconds):

@@ -45,7 +45,7 @@ class Settings:
                      ('condition_size', (1, 16, 128, 1024)))
     samples: tuple = (1, 30, 1000)
     samples_batch: int = 8
-    samples_condition_size: int = 512
+    samples_architecture: Architecture = Architecture(condition_size=512)
     repetitions: int = 2
     # Of nflows and FlowJAX the package itself is empty.
     packages: tuple = ('tensorflow', 'tensorflow_probability', 'tfp_conditional', 'torch',
@@ -54,17 +54,12 @@ class Settings:
     fits: tuple = (('graph', (2, 20)), ('XLA', (2, 5)))
     memory_cases: int = 100     # at most
 
-    @property
-    def samples_architecture(self):
-        return dataclasses.replace(self.architecture,
-                                   condition_size=self.samples_condition_size)
-
 
 QUICK = Settings(
     architecture=Architecture(4, 3, 2, (8,)), batches=(4,), rounds=2, least=1, seconds=0.01,
     sweep_batch=4,
     sweeps=(('event_size', (4,)), ('num_layers', (1, 2)), ('condition_size', (3,))),
-    samples=(3,), samples_batch=2, samples_condition_size=5, repetitions=1,
+    samples=(3,), samples_batch=2, samples_architecture=Architecture(4, 5, 2, (8,)), repetitions=1,
     packages=('numpy',), fits=(('graph', (1, 2)),), memory_cases=1)
 
 
@@ -79,18 +74,18 @@ def check_agreement(flows, architecture):
     difference of log-densities, relative to their size.
     """
     y, c = map(flows[0].tensor, architecture.data(16, 1))
-    results = []
-    for flow in flows:
+
+    def results(flow):
         with tf.GradientTape() as tape:
             log_prob = flow.call('log_prob', y, c)
-        results.append((log_prob, flow.call('forward', y, c),
-                        *tape.gradient(log_prob, flow.variables)))
-    for want, *others in zip(*results, strict=True):
-        for got in others:
+        return [log_prob, flow.call('forward', y, c), *tape.gradient(log_prob, flow.variables)]
+
+    first, *others = map(results, flows)
+    for other in others:
+        for got, want in zip(other, first, strict=True):
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * max(
                 1., np.abs(want).max()))
-    return max(float(np.abs(log_prob / results[0][0] - 1.).max())
-               for log_prob, *_ in results)
+    return max(float(np.abs(other[0] / first[0] - 1.).max()) for other in others)
 
 
 class Run:
@@ -106,9 +101,8 @@ class Run:
         self.results['records'] += [dict(record, section=section) for record in records]
         self.report.write(self.results, self.out)
 
-    def build(self, names, architecture=None):
-        built, self.results['failed'] = peers.available(
-            architecture or self.settings.architecture, names)
+    def build(self, names, architecture):
+        built, self.results['failed'] = peers.available(architecture, names)
         return built
 
     def compare(self, section, cases):
@@ -119,7 +113,8 @@ class Run:
 
     def calls(self):
         """Every operation of every implementation."""
-        built, architecture = self.build(peers.TENSORFLOW + peers.PEERS), self.settings.architecture
+        architecture = self.settings.architecture
+        built = self.build(peers.TENSORFLOW + peers.PEERS, architecture)
         counts = {name: flow.num_parameters for name, flow in built.items()}
         assert len(set(counts.values())) == 1, f'Unequal numbers of parameters: {counts}'
         self.results['parameters'] = counts
@@ -134,7 +129,7 @@ class Run:
 
     def hot(self):
         """The least that one call takes from NumPy to NumPy, package by package."""
-        built = self.build((OURS,) + peers.PEERS)
+        built = self.build((OURS,) + peers.PEERS, self.settings.architecture)
         built[OURS].perturb()
         y, c = self.settings.architecture.data(1)
         empty = tf.function(lambda c: c, jit_compile=True).get_concrete_function(
