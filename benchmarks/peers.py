@@ -105,13 +105,16 @@ class Package:
             for rows in self.rng.permutation(count)[:count // size * size].reshape(-1, size):
                 if not math.isfinite(self.step(*(self.tensor(x[rows]) for x in train))):
                     raise FloatingPointError(f'not finite in epoch {epoch}')
-            loss = -np.mean(self.evaluate(*validation))
+            loss = self.loss(*validation)
             if loss < best:
                 best, best_epoch, weights = loss, epoch, self.weights()
             if epoch - best_epoch >= self.training['patience']:
                 break
         self.restore(weights)
         return epoch
+
+    def loss(self, y, c):
+        return -float(np.mean(self.evaluate(y, c)))
 
 
 class LinearGaussian:
@@ -221,9 +224,6 @@ MODELS = {model.name: model for model in (
           {'Gaussian linear': dict(flow_layers=3, training=SHORT)}),
     Model(NORMFLOWS, CLASSES[NORMFLOWS], dict(_SPLINES, bins=8),
           {'Gaussian linear': dict(layers=3, training=SHORT)}),
-    # What sbibm fitted; sbi standardises its rows by itself.
-    Model('sbi, NPE', 'with_torch.SBI', dict(density_estimator='nsf'),
-          standardises=True),
     Model('hand-written TFP', 'with_tensorflow.Autoregressive',
           dict(_NETWORK, layers=5, bins=8, bound=4.), quick=dict(layers=1)),
     Model('mixture density network, TFP', 'with_tensorflow.GaussianMixture',

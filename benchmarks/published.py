@@ -65,7 +65,7 @@ class Published(tasks.Simulated):
       simulator: a `tasks.Simulated`, of which no more than its rows are asked.
       folder, file: `str`, sbibm's names of the task and of its observations.
       bound: `float`, that of a box that is the prior's support: draws beyond are drawn
-        again, of all packages, as sbi does it.
+        again, of all packages.
       anchors: `dict` of what was published of so many simulations, name -> C2ST.
     """
 
