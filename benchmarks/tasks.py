@@ -41,13 +41,13 @@ class Simulated:
 
     Attributes:
       name, event_size, condition_size: `str`; D, the width of theta; S, that of x.
-      optimum: `float`, E[-log p(theta | x)], the least mean loss there is, where known.
+      optimum: `float`, E[-log p(theta | x)], the least mean loss there is; or `None`.
       simulations: `int`, those that a model is fitted to, a tenth for validation.
       batch_size: `None`; each package has its own.
       protocol: `dict`, of what a `quality.Protocol` must be for it alone.
     """
 
-    simulations, batch_size, protocol = 10_000, None, {}
+    simulations, batch_size, protocol, optimum = 10_000, None, {}, None
 
     def data(self, seed, count=None, test_count=20_000):
         """`Data`, of `simulations` if `count` is `None`; test draws are ever the same.
@@ -292,7 +292,7 @@ class Measured:
     event_size: int
     condition_size: int
     table: Callable
-    batch_size, protocol = 32, {}
+    batch_size, protocol, optimum = 32, {}, None
 
     def data(self, seed, count=None, test_count=None):
         """`Data`: fold `seed` modulo 5 as the test, a tenth of the rest to validate.
