@@ -7,10 +7,13 @@ None is imported before it is asked for: a package that is missing raises
 
 import dataclasses
 import importlib
+import itertools
 import math
 
 import numpy as np
 from scipy import stats
+
+import processes
 
 CALLS = ('log_prob', 'sample', 'sample_and_log_prob')
 OPERATIONS = (*CALLS, 'train')
@@ -36,6 +39,12 @@ class Architecture:
     num_layers: int = 8
     hidden_layers: tuple = (128, 128)
 
+    def data(self, batch, seed=0):
+        """Arrays `y [batch, D]` and `c [batch, S]`."""
+        rng = np.random.default_rng(seed)
+        return [rng.normal(size=[batch, size]).astype(np.float32)
+                for size in (self.event_size, self.condition_size)]
+
 
 class Package:
     """One package's flow, of its own kind of tensors `y [B, D]` and `c [B, S]`.
@@ -45,11 +54,11 @@ class Package:
 
         real_nvp(**architecture), density(event_size, condition_size, **settings)
         num_parameters, reseed(seed), tensor(array)     a property; float32
-        operation(name, mode)   a new function (y, c): one of `OPERATIONS`, of which
+        operation(name, mode, n)    a new function (y, c): one of `OPERATIONS`, of which
                                 `train` is a loss, its gradients and a step of Adam;
-                                `forward`, noise to data; `inverse`
-        sampler(n, mode)        a new function (c) -> n samples each, [n, B, D]
-        hot(operation, batch)   by name, functions (y, c) from NumPy to NumPy
+                                `forward`, noise to data; `inverse`; `many`, n samples
+                                for each condition, [n, B, D]
+        hot(operation)          by name, functions (y, c) from NumPy to NumPy
         prepare(steps), step(y, c), weights(), restore(weights)     for `fit`
     """
 
@@ -67,6 +76,10 @@ class Package:
         self.reseed(seed)
         getattr(self, build)(**settings)
 
+    def ways(self):
+        """Pairs of an operation and a mode."""
+        return itertools.product(OPERATIONS, self.modes)
+
     def evaluate(self, y, c):
         """Log-densities of NumPy arrays `[N, D]` given `[N, S]`."""
         if not hasattr(self, '_log_prob'):
@@ -76,7 +89,8 @@ class Package:
     def draw(self, c, n):
         """Samples `[n, D]` given an array `[S]`."""
         self.reseed(0)
-        return np.asarray(self.sampler(n, self.mode)(self.tensor(c[None])))[:, 0]
+        return np.asarray(self.operation('many', self.mode, n)(
+            None, self.tensor(c[None])))[:, 0]
 
     def fit(self, train, validation):
         """AdamW on a cosine to 0, and the weights of least validation loss.
@@ -88,8 +102,7 @@ class Package:
         self.prepare(epochs * (count // size))
         best, best_epoch = math.inf, 0
         for epoch in range(1, epochs + 1):
-            for rows in self.rng.permutation(count)[:count // size * size].reshape(
-                    -1, size):
+            for rows in self.rng.permutation(count)[:count // size * size].reshape(-1, size):
                 if not math.isfinite(self.step(*(self.tensor(x[rows]) for x in train))):
                     raise FloatingPointError(f'not finite in epoch {epoch}')
             loss = self.loss(*validation)
@@ -109,16 +122,19 @@ class LinearGaussian:
 
     requires = ()
 
-    def __init__(self, build, event_size, condition_size, seed=0):
-        self.num_parameters = (event_size * (condition_size + 1)
-                               + event_size * (event_size + 1) // 2)
+    def __init__(self, build, event_size, condition_size, seed=0, training=None,
+                 correlated=True):
+        self.correlated = correlated
+        self.num_parameters = event_size * (condition_size + 1) + (
+            event_size * (event_size + 1) // 2 if correlated else event_size)
 
     def fit(self, train, validation):
-        y, c = (np.concatenate(pair).astype(float)
-                for pair in zip(train, validation))
+        y, c = (np.concatenate(pair).astype(float) for pair in zip(train, validation))
         self._weights = np.linalg.lstsq(np.insert(c, 0, 1., axis=1), y, rcond=None)[0]
         rest = y - self._mean(c)
-        self._noise = stats.multivariate_normal(cov=rest.T @ rest / len(y), seed=0)
+        covariance = rest.T @ rest / len(y)
+        self._noise = stats.multivariate_normal(
+            cov=covariance if self.correlated else np.diag(np.diag(covariance)), seed=0)
         return 1
 
     def _mean(self, c):
@@ -133,8 +149,7 @@ class LinearGaussian:
 
 def load(where):
     """The class `'module.Name'`, with the package that it needs."""
-    module, name = where.split('.')
-    found = getattr(importlib.import_module(module), name)
+    found = processes.load(where)
     for required in found.requires:
         importlib.import_module(required)
     return found
@@ -145,17 +160,15 @@ def construct(name, architecture, **arguments):
     return load(CLASSES[name])('real_nvp', **vars(architecture), **arguments)
 
 
-def available(architecture, names=TENSORFLOW + PEERS, **arguments):
-    """`dict` of name -> flow that can be built here, and of name -> why it cannot."""
-    built, absent = {}, {}
+def available(architecture, names, **arguments):
+    """`dict` of name -> flow that can be built here, and rows of what cannot."""
+    built, failed = {}, []
     for name in names:
         try:
             built[name] = construct(name, architecture, **arguments)
-        except ImportError as error:
-            absent[name] = f'not installed ({error})'
-        except NotImplementedError as error:
-            absent[name] = str(error)
-    return built, absent
+        except (ImportError, NotImplementedError) as error:
+            failed.append(dict(name=name, why=str(error)))
+    return built, failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,17 +197,16 @@ TUNED = dict(TRAINING, epochs=40, batch_size=256, learning_rate=2e-3)
 # What overfits soon.
 SHORT = dict(epochs=8, batch_size=256, learning_rate=1e-3, weight_decay=0.1)
 ZUKO_DEFAULTS, LINEAR = 'zuko, its defaults', 'linear Gaussian'
-_OURS = dict(
-    settings=dict(flow={}, training=dict(jit_compile=True)),    # Else, all defaults.
-    quick=dict(flow=dict(num_coupling_layers=2), training=dict(jit_compile=False)),
-    standardises=True)
+NO_BOUNDS = 'tfp_conditional without SoftBounds'
+_OURS = dict(settings=dict(training=dict(jit_compile=True)),    # Else, all defaults.
+             quick=dict(num_coupling_layers=2, training=dict(jit_compile=False)),
+             standardises=True)
 _SPLINES = dict(layers=5, hidden_features=128, blocks=2, tail_bound=3., dropout=0.,
                 training=TUNED)
 _NETWORK = dict(hidden_units=(64, 64), training=TRAINING)
 MODELS = {model.name: model for model in (
     Model(OURS, CLASSES[OURS], **_OURS),
-    Model('tfp_conditional without SoftBounds', 'with_tensorflow.OursWithoutBounds',
-          **_OURS),
+    Model(NO_BOUNDS, 'with_tensorflow.OursWithoutBounds', **_OURS),
     Model(ZUKO, CLASSES[ZUKO],
           dict(transforms=5, hidden_features=(128, 128), bins=8, randperm=True,
                training=dict(TUNED, learning_rate=5e-3)),
@@ -212,9 +224,6 @@ MODELS = {model.name: model for model in (
           {'Gaussian linear': dict(flow_layers=3, training=SHORT)}),
     Model(NORMFLOWS, CLASSES[NORMFLOWS], dict(_SPLINES, bins=8),
           {'Gaussian linear': dict(layers=3, training=SHORT)}),
-    # What sbibm fitted; sbi standardises its rows by itself.
-    Model('sbi, NPE', 'with_torch.SBI', dict(density_estimator='nsf'),
-          standardises=True),
     Model('hand-written TFP', 'with_tensorflow.Autoregressive',
           dict(_NETWORK, layers=5, bins=8, bound=4.), quick=dict(layers=1)),
     Model('mixture density network, TFP', 'with_tensorflow.GaussianMixture',

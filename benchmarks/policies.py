@@ -2,8 +2,8 @@
 
     python benchmarks/policies.py --out DIR --workers 2
 
-writes `DIR/policies.md` (tables), `DIR/policies.json` (the raw numbers) and pictures.
-Every run is a process of its own, of one thread, and leaves a file in
+writes `DIR/policies.md` (tables), `DIR/policies.json` (the raw numbers) and
+`DIR/policies.png`. Every run is a process of its own, of one thread, and leaves a file in
 `DIR/policy_runs`: what is there already is not run again. A package that is missing is
 reported.
 
@@ -12,19 +12,27 @@ same code. Stable-Baselines3 has the same numbers: learning rate, batch, discoun
 widths of the critics, steps before the first update.
 """
 
-import os
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+import processes
 
-# pylint: disable=wrong-import-position
-import argparse
 import functools
 import json
 import pathlib
+import sys
 import time
 
+import gymnasium
 import numpy as np
+import pandas as pd
 
-import processes
+import measure
+import report
+import tfp_conditional as tfpc
+from tfp_conditional import rl
+from tfp_conditional.rl import hierarchy
+from tfp_conditional.rl import point_mass
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / 'examples'))
+import behaviour_cloning
 
 FLOW, GAUSSIAN, SB3 = 'flow', 'Gaussian', 'Stable-Baselines3'
 EPISODES = 20
@@ -37,11 +45,9 @@ class Ours:
     """`LatentSpacePolicy` and `SoftActorCritic`."""
 
     def __init__(self, kind, env, seed, **settings):
-        import tfp_conditional as tfpc
-        from tfp_conditional import rl
         flow = None if kind == FLOW else functools.partial(
             tfpc.ConditionalElementwise, hidden_layers=(256, 256), seed=seed)
-        self._rl, self._seed = rl, seed
+        self._seed = seed
         self.policy = rl.LatentSpacePolicy(
             env.observation_space, env.action_space, flow=flow, seed=seed)
         self.learner = rl.SoftActorCritic(self.policy, seed=seed, **settings)
@@ -50,7 +56,7 @@ class Ours:
         return self.policy.act(observations, 'zero' if deterministic else 'sample')
 
     def learn(self, env, steps, evaluation_env, every, warm_up):
-        history = self._rl.train(
+        history = rl.train(
             env, self.learner, steps, evaluation_env=evaluation_env, warm_up=warm_up,
             evaluate_every=every, episodes=EPISODES, seed=self._seed, verbose=False)
         return history['steps'], [
@@ -59,12 +65,11 @@ class Ours:
     def update(self, rows):
         """The update of one batch, as a function without arguments."""
         rng = np.random.default_rng(0)
-        buffer = self._rl.ReplayBuffer(self.policy, rows, seed=0)
+        buffer = rl.ReplayBuffer(self.policy, rows, seed=0)
         shape = self.policy.observation_spec.shape.as_list()
         buffer.add(rng.normal(size=[rows, *shape]),
                    rng.uniform(-1., 1., [rows, *self.policy.action_shape]),
-                   rng.normal(size=rows), rng.normal(size=[rows, *shape]),
-                   np.zeros(rows))
+                   rng.normal(size=rows), rng.normal(size=[rows, *shape]), np.zeros(rows))
         return lambda: self.learner.update(buffer.sample(256))
 
 
@@ -88,7 +93,6 @@ class StableBaselines3:
         return self.model.predict(observations, deterministic=deterministic)[0]
 
     def learn(self, env, steps, evaluation_env, every, warm_up):
-        from tfp_conditional import rl
         self.model.learning_starts = warm_up
         found, deterministic = [], functools.partial(self.act, deterministic=True)
         for step in range(0, steps + 1, every):
@@ -99,8 +103,7 @@ class StableBaselines3:
         return tuple(map(list, zip(*found)))
 
     def update(self, rows):
-        model = self.model
-        rng = np.random.default_rng(0)
+        model, rng = self.model, np.random.default_rng(0)
         for _ in range(rows):
             one, two = (rng.normal(size=[1, *self._env.observation_space.shape])
                         for _ in range(2))
@@ -119,21 +122,18 @@ def agent(kind, *args, **settings):
 
 def learning(name, steps, kind, seed, quick, **settings):
     """Soft actor-critic in one of gymnasium's environments."""
-    import gymnasium
     make = functools.partial(gymnasium.make, name, **dict(
         max_episode_steps=3) if quick else {})
     env, steps, warm_up = make(), 20 if quick else steps, 5 if quick else 1000
     one = agent(kind, env, seed, **settings)
-    wall, cpu = time.perf_counter(), time.process_time()
+    cpu = time.process_time()
     at, returns = one.learn(env, steps, make(), max(1, steps // 10), warm_up)
     return dict(steps=at, returns=returns, last=returns[-1], best=max(returns),
-                seconds=time.perf_counter() - wall,
                 cpu_seconds=time.process_time() - cpu)
 
 
 def goals(pillars, kind, seed, quick):
     """Which of four equal goals 400 episodes reach, and how many crash."""
-    from tfp_conditional.rl import point_mass
     env = point_mass.PointMass(pillars=pillars)
     # Between pillars a policy must be sharp: its temperature falls as it learns.
     temperature = (dict(initial_temperature=5., target_entropy=0.) if pillars else
@@ -161,8 +161,6 @@ def _end(env, act, seed):
 
 def sparse(kind, seed, quick):
     """A goal behind a pillar, and no other reward: 18,000 steps in all."""
-    from tfp_conditional.rl import hierarchy
-    from tfp_conditional.rl import point_mass
     task, walk = point_mass.hidden_goal(), point_mass.walk()
     steps, repeat = 40 if quick else 3000, 5
     warm_up = steps // 6
@@ -186,77 +184,45 @@ def sparse(kind, seed, quick):
 
 def cloning(kind, seed, quick):
     """Two ways round an obstacle, cloned; the share of actions near one of them."""
-    import tensorflow as tf
-    import tfp_conditional as tfpc
-    from tfp_conditional import rl
     rng = np.random.default_rng(seed)
-    rows = 200 if quick else 5000
 
-    def demonstrations(n):
-        states = rng.uniform(-1., 1., [n, 2])
-        return states, _ways(states)[rng.integers(2, size=n), np.arange(n)]
-    states, ways = demonstrations(rows)
-    actions = ways + 0.05 * rng.normal(size=ways.shape)
-    new, _ = demonstrations(2000)
+    def ways(states):
+        # To either side of what is ahead, and both moved by a second number.
+        return behaviour_cloning.ways(states) + 0.2 * states[:, 1:]
+
+    states = rng.uniform(-1., 1., [200 if quick else 5000, 2])
+    actions = behaviour_cloning.take(ways(states), rng)
+    new = rng.uniform(-1., 1., [2000, 2])
 
     def near(chosen):
-        gaps = np.linalg.norm(_ways(new) - chosen, axis=-1).min(0)
+        gaps = np.linalg.norm(ways(new) - chosen, axis=-1).min(0)
         return float(np.mean(gaps < 0.2))
-    epochs = 1 if quick else 100
     if kind == 'mean squared error':
-        network = tf.keras.Sequential([
-            tf.keras.layers.Dense(128, 'relu'), tf.keras.layers.Dense(128, 'relu'),
-            tf.keras.layers.Dense(2)])
-        network.compile(tf.keras.optimizers.Adam(1e-3), 'mse')
-        tf.keras.utils.set_random_seed(seed)
-        network.fit(states, actions, 128, epochs if quick else 30, verbose=0)
-        return dict(zero=near(network.predict(new, verbose=0)))
+        return dict(zero=near(behaviour_cloning.least_squares(
+            states, actions, 1 if quick else 30)(new)))
     flow = {FLOW: None, GAUSSIAN: tfpc.ConditionalElementwise}.get(
         kind, functools.partial(tfpc.ConditionalRealNVP, num_coupling_layers=4,
                                 transformer='rational_quadratic'))
-    policy = rl.LatentSpacePolicy(2, ([-1., -1.], [1., 1.]), flow=flow, seed=seed)
-    policy.observe(states)
-    tfpc.fit(policy.distribution, actions, states, epochs=epochs, seed=seed,
-             validation_split=0.1, verbose=False)
+    policy = behaviour_cloning.clone(flow, states, actions, 1 if quick else 100, seed,
+                                     verbose=False)
     return {mode: near(policy.act(new, mode, seed=seed))
             for mode in ('sample', 'zero', 'densest')}
 
 
-def _ways(states):
-    """Both right actions `[2, n, 2]`: to either side of what is ahead."""
-    angle = np.pi / 4. * states[:, 0]
-    way = 0.6 * np.stack([np.cos(angle), np.sin(angle)], -1)
-    return np.stack([way, -way]) + 0.2 * states[:, 1:]
-
-
 def speed(kind, seed, quick):
-    """Gradient steps a second at batch 256, and ms of one action, in turns."""
-    import gymnasium
+    """Seconds of a gradient step at batch 256, of wall and CPU, and of one action."""
     env = gymnasium.make('HalfCheetah-v5' if kind == 'HalfCheetah' else 'Pendulum-v1')
-    agents = {each: agent(each, env, seed, hidden_layers=(256, 256))
-              for each in (FLOW, GAUSSIAN, SB3)}
     observation = env.reset(seed=0)[0]
-    updates = {each: one.update(2000) for each, one in agents.items()}
-    times = {each: {'update': [], 'act': [], 'cpu': []} for each in agents}
-    for turn in range(3 if quick else 40):
-        for each, one in agents.items():
-            count = 2 if quick else 10
-            wall, cpu = time.perf_counter(), time.process_time()
-            for _ in range(count):
-                updates[each]()
-            middle, middle_cpu = time.perf_counter(), time.process_time()
-            for _ in range(10 * count):
-                one.act(observation)
-            end = time.perf_counter()
-            if turn:
-                times[each]['update'].append((middle - wall) / count)
-                times[each]['cpu'].append((middle_cpu - cpu) / count)
-                times[each]['act'].append((end - middle) / (10 * count))
-    return {each: {name: float(np.median(values)) for name, values in found.items()}
-            for each, found in times.items()}
+    agents = {each: agent(each, env, seed, hidden_layers=(256, 256)) for each in THREE}
+    cells = [cell for each, one in agents.items() for cell in (
+        (dict(kind=each, what='update'), one.update(2000)),
+        (dict(kind=each, what='act'), functools.partial(one.act, observation)))]
+    found = {(row['kind'], row['what']): row for row in measure.by_turns(
+        cells, 0. if quick else 4., 2 if quick else 40)}
+    return {each: dict(update=found[each, 'update']['median'], cpu=found[each, 'update']['cpu'],
+                       act=found[each, 'act']['median']) for each in THREE}
 
 
-HIERARCHIES = ('flow below', 'Gaussian below', FLOW, SB3)
 THREE = (FLOW, GAUSSIAN, SB3)
 EXPERIMENTS = {
     'Pendulum-v1, 8,000 steps': (functools.partial(
@@ -267,53 +233,83 @@ EXPERIMENTS = {
         learning, 'Hopper-v5', 100_000), THREE, 1),
     'four goals': (functools.partial(goals, ()), THREE, 5),
     'four goals, pillars between': (functools.partial(goals, PILLARS), THREE, 5),
-    'sparse reward': (sparse, HIERARCHIES, 5),
-    'cloning two ways': (cloning, (FLOW, 'spline flow', GAUSSIAN,
-                                   'mean squared error'), 5),
+    'sparse reward': (sparse, ('flow below', 'Gaussian below', FLOW, SB3), 5),
+    'cloning two ways': (cloning, (FLOW, 'spline flow', GAUSSIAN, 'mean squared error'), 5),
     'speed': (speed, ('Pendulum', 'HalfCheetah'), 1)}
 
 
-def schedule(arguments):
-    """All (experiment, kind, seed) that were asked for."""
-    return [(name, kind, seed) for name in arguments.experiments
-            for seed in range(EXPERIMENTS[name][2]) for kind in EXPERIMENTS[name][1]]
+def run(row):
+    return EXPERIMENTS[row['experiment']][0](
+        kind=row['kind'], seed=row['seed'], quick=row.get('quick', False))
 
 
-def path(arguments, name, kind, seed):
-    return arguments.out / 'policy_runs' / f'{name}, {kind}, {seed}.json'.replace(
-        ' ', '_')
+MEASURES = {'last': 'return, last evaluation', 'best': 'return, best evaluation',
+            'cpu_seconds': 'CPU seconds', 'kept': 'goals that 5 % of episodes reach',
+            'crashed': 'episodes that crash', 'none': 'episodes that reach none',
+            'pace_error': 'lower level: error of its pace', 'sample': 'at random',
+            'zero': 'latents 0, or the mean', 'densest': 'densest of 32'}
+RATES = {'update': ('gradient steps a second', lambda seconds: 1. / seconds),
+         'cpu': ('CPU ms a gradient step', lambda seconds: 1e3 * seconds),
+         'act': ('ms an action', lambda seconds: 1e3 * seconds)}
 
 
-def run_all(arguments):
-    """Runs what is not stored; returns (experiment, kind) -> why it failed."""
-    (arguments.out / 'policy_runs').mkdir(parents=True, exist_ok=True)
-    return processes.run_all([(run[:2], [
-        __file__, '--out', arguments.out, '--run', *run, *['--quick'] * arguments.quick])
-                              for run in schedule(arguments)
-                              if not path(arguments, *run).exists()], arguments.workers)
+def lines(frame):
+    """The tables of runs, experiment by experiment."""
+    for name, part in frame[frame['experiment'] != 'speed'].groupby('experiment', sort=False):
+        yield f'## {name}\n'
+        long = part.rename(columns=MEASURES).melt('kind', [
+            label for key, label in MEASURES.items() if key in part], var_name='')
+        yield report.pivot(long.dropna(), [''], 'kind', 'value', functools.partial(
+            report.spread, mean='.3g', deviation='.2g'), '–', part['kind'].unique())
+        shares = [f'{row["kind"]} ' + '/'.join(f'{100 * share:.0f}' for share in row['counts'])
+                  for row in part.to_dict('records') if isinstance(row.get('counts'), list)]
+        seeds = ', '.join(f'{kind} {n}' for kind, n in part['kind'].value_counts(
+            sort=False).items())
+        yield f'Seeds: {seeds}.' + (
+            f' Per cent of episodes to each goal: {", ".join(shares)}.' if shares else '') + '\n'
+    for row in frame[frame['experiment'] == 'speed'].to_dict('records'):
+        yield f'## Speed, {row["kind"]}\n'
+        yield report.table([{'': label, **{
+            each: f'{scale(row[each][key]):.3g}' for each in THREE}}
+            for key, (label, scale) in RATES.items()])
+
+
+def draw(file, frame):
+    """Learning curves: a panel for each task, each kind's mean and its seeds."""
+    groups = frame.dropna(subset='returns').groupby('experiment', sort=False)
+    figure, axes = report.panels(len(groups))
+    colours = {}
+    for ax, (name, part) in zip(axes, groups):
+        for kind, runs in part.groupby('kind', sort=False):
+            colour = colours.setdefault(kind, f'C{len(colours)}')
+            for run in runs.itertuples():
+                ax.plot(run.steps, run.returns, color=colour, alpha=0.25, linewidth=0.8)
+            ax.plot(run.steps, np.mean([*runs['returns']], 0), color=colour, label=kind,
+                    linewidth=2)
+        ax.set(title=name, xlabel='steps in the environment', ylabel='return')
+        ax.legend(frameon=False, fontsize=8)
+    figure.savefig(file)
+
+
+def write(out, results, failed):
+    """Writes `policies.md`, `policies.json` and the picture; returns the tables."""
+    (out / 'policies.json').write_text(json.dumps(results, indent=1), encoding='utf-8')
+    frame = pd.DataFrame(results)
+    if 'returns' in frame:
+        draw(out / 'policies.png', frame)
+    return report.write(
+        out / 'policies.md', 'Policies', 'Means ± standard deviations over seeds, of '
+        '`python benchmarks/policies.py --out benchmarks/results`.\n', *lines(frame),
+        *report.not_measured(failed, 'experiment', 'kind'), environment=report.environment())
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
-    add = parser.add_argument
-    add('--out', type=pathlib.Path, default=pathlib.Path('policies'))
-    add('--experiments', nargs='+', choices=list(EXPERIMENTS), metavar='EXPERIMENT',
-        default=list(EXPERIMENTS), help=', '.join(map(repr, EXPERIMENTS)))
-    add('--workers', type=int, default=1, help='runs at once')
-    add('--quick', action='store_true', help='tiny sizes, to see that it runs')
-    add('--run', nargs=3, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.run:
-        name, kind, seed = arguments.run
-        result = dict(experiment=name, kind=kind, seed=int(seed), **EXPERIMENTS[name][0](
-            kind=kind, seed=int(seed), quick=arguments.quick))
-        processes.store(path(arguments, name, kind, seed), result)
-        return
-    failed = run_all(arguments)
-    import policies_report   # No run needs what it imports.
-    print(policies_report.write(arguments.out, [
-        json.loads(path(arguments, *run).read_text()) for run in schedule(arguments)
-        if path(arguments, *run).exists()], failed))
+    arguments = processes.options(__doc__, out=processes.OUT, experiments=EXPERIMENTS,
+                                  workers=1, quick=False)
+    print(write(arguments.out, *processes.run_all('policies.run', [
+        dict(experiment=name, kind=kind, seed=seed, **{'quick': True} if arguments.quick else {})
+        for name in arguments.experiments for seed in range(EXPERIMENTS[name][2])
+        for kind in EXPERIMENTS[name][1]], arguments.out / 'policy_runs', arguments.workers)))
 
 
 if __name__ == '__main__':

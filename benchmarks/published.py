@@ -58,38 +58,34 @@ class BernoulliGLM(tasks.Simulated):
 
 
 @dataclasses.dataclass(frozen=True)
-class Published:
+class Published(tasks.Simulated):
     """A task of sbibm, of its own observations.
 
     Attributes:
       simulator: a `tasks.Simulated`, of which no more than its rows are asked.
       folder, file: `str`, sbibm's names of the task and of its observations.
       bound: `float`, that of a box that is the prior's support: draws beyond are drawn
-        again, of all packages, as sbi does it.
+        again, of all packages.
       anchors: `dict` of what was published of so many simulations, name -> C2ST.
-      protocol: `dict` that replaces entries of a `quality.Protocol`.
     """
 
-    simulator: object
+    simulator: tasks.Simulated
     folder: str
     simulations: int
     bound: float = np.inf
     file: str = 'observation.csv'
     anchors: dict = dataclasses.field(default_factory=dict, hash=False)
 
-    batch_size = None
-    protocol = dict(observations=10, samples=10_000, iterations=10_000)
+    protocol = dict(observations=10, samples=10_000)
     event_size = property(lambda self: self.simulator.event_size)
     condition_size = property(lambda self: self.simulator.condition_size)
     name = property(
         lambda self: f'sbibm: {self.simulator.name}, N = {self.simulations}')
 
-    def data(self, seed, count=None, test_count=20_000):
-        """Rows to train on, to validate and to test, as of the tasks of `tasks.py`."""
-        return self.simulator.data(seed, count or self.simulations, test_count)
+    def simulate(self, n, rng):
+        return self.simulator.simulate(n, rng)
 
     def observed(self, count, samples, test):
-        """Pairs of an observation `[S]` and draws `[samples, D]` of its posterior."""
         for number in range(1, count + 1):
             folder = _files(self.folder) / f'num_observation_{number}'
             x, theta = (np.loadtxt(folder / file, delimiter=',', skiprows=1, ndmin=2)
@@ -97,7 +93,6 @@ class Published:
             yield x[0], theta[:samples]
 
     def accepted(self, draw, count):
-        """So many of the rows that `draw(n)` gives, all within the prior's support."""
         theta = draw(2 * count)
         theta = theta[np.all(np.abs(theta) <= self.bound, axis=-1)]
         if len(theta) < count:

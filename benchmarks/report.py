@@ -7,9 +7,6 @@ import pathlib
 import platform
 import re
 
-import matplotlib
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
 import numpy as np
 
 import tfp_conditional as tfpc
@@ -36,10 +33,20 @@ def environment():
         **{name: found.get(name, 'not installed') for name in MEASURED}}
 
 
-def heading(title, found):
-    """The first lines of a report; `found` is an `environment()`."""
-    return f'# {title}\n\n' + ', '.join(
-        f'{key}: {value}' for key, value in found.items()) + '.\n'
+def write(file, title, *parts, environment):
+    """Writes and returns a page: its title, what it depends on, and its parts."""
+    text = '\n'.join([f'# {title}\n', ', '.join(
+        f'{key}: {value}' for key, value in environment.items()) + '.\n', *parts])
+    file.write_text(text, encoding='utf-8')
+    return text
+
+
+def not_measured(failed, *fields):
+    """A line for each of what failed, told apart by these fields, with the first reason."""
+    reasons = {}
+    for row in failed:
+        reasons.setdefault(', '.join(row[field] for field in fields), row['why'])
+    return [f'Not measured: {what}: {why.rstrip(".")}.\n' for what, why in reasons.items()]
 
 
 def ms(seconds):
@@ -47,73 +54,60 @@ def ms(seconds):
     return f'{1e3 * seconds:.3g}' if seconds < 1. else f'{1e3 * seconds:.0f}'
 
 
-def matching(frame, **values):
-    """The rows in which fields have these values."""
-    for field, value in values.items():
-        frame = frame[frame[field] == value]
-    return frame
+def spread(values, mean='.3f', deviation='.3f'):
+    """Mean ± standard deviation of a series."""
+    values = values.dropna()
+    text = format(values.mean(), mean) if len(values) else ''
+    return f'{text} ± {values.std():{deviation}}' if len(values) > 1 else text
 
 
 def table(rows, columns=None):
-    """Markdown of rows of cells, or of `dict`s; all but the first column are numbers."""
+    """Markdown of `dict`s, or of rows of cells; all but the first column are numbers."""
     if columns is None:
         columns, rows = list(rows[0]) if rows else [], [row.values() for row in rows]
     lines = [columns, ['---'] + ['--:'] * (len(columns) - 1), *rows]
     return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines) + '\n'
 
 
-def pivot(records, rows, column, empty=''):
-    """A table of `text`: a row for each of `rows`, a column for each value of `column`.
+def pivot(frame, rows, column, values='text', function='first', empty='', order=None):
+    """A table of a row for each of `rows`, fields, and a column for each of `column`.
 
-    Both stand in the order in which they first come, or of their categories. `records`
-    is a frame, or `dict`s; `rows` a list of fields, or a `dict` from fields to what
-    they are called. `empty` stands where there is no record.
+    Both stand in the order in which they first come, or columns in the given `order`.
+    `function` makes one of several `values`; `empty` stands where there are none.
     """
-    import pandas as pd
-    frame = pd.DataFrame(records)
-    for field in (*rows, column):
-        if frame[field].dtype != 'category':
-            frame[field] = pd.Categorical(frame[field], frame[field].unique())
-        frame[field] = frame[field].cat.remove_unused_categories()
-    wide = frame.pivot(index=list(rows), columns=column, values='text')
-    header = [*(rows.values() if isinstance(rows, dict) else rows), *wide.columns]
-    wide = wide.astype(object).where(wide.notna(), empty)
-    return table(wide.reset_index().values, header)
+    wide = frame.pivot_table(values, list(rows), column, function, sort=False)
+    if order is not None:
+        wide = wide[[name for name in order if name in wide]]
+    wide = wide.astype(object).where(wide.notna(), empty).reset_index()
+    wide = wide.rename(columns=rows if isinstance(rows, dict) else {})
+    return table(wide.to_numpy(), wide.columns)
 
 
 def panels(count, columns=3, size=(4., 3.4), **arguments):
     """A figure, and a `list` of `count` axes in rows of `columns`."""
+    from matplotlib import figure
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(size[0] * columns, size[1] * rows), squeeze=False,
-        layout='constrained', **arguments)
-    for ax in axes.flat[count:]:
+    picture = figure.Figure((size[0] * columns, size[1] * rows), 150, layout='constrained')
+    axes = picture.subplots(rows, columns, squeeze=False, **arguments).flat
+    for ax in axes[count:]:
         ax.remove()
-    for ax in axes.flat[:count]:
+    for ax in axes[:count]:
         ax.spines[['top', 'right']].set_visible(False)
         ax.set_axisbelow(True)
-    return figure, list(axes.flat[:count])
+    return picture, axes[:count]
 
 
 def log_ticks(axis):
     """Plain numbers, enough of them, on an axis of logarithmic scale."""
+    from matplotlib import ticker
     low, high = axis.get_view_interval()
     for steps in ([1.], [1., 2., 5.], [1., 1.5, 2., 3., 5., 7.]):
         ticks = np.outer(10.**np.arange(-12, 13), steps)
-        axis.set_major_locator(plt.LogLocator(subs=steps))
+        axis.set_major_locator(ticker.LogLocator(subs=steps))
         if np.sum((low <= ticks) & (ticks <= high)) >= 3:
             break
     else:
-        axis.set_major_locator(plt.MaxNLocator(4))
-    axis.set_major_formatter(plt.FuncFormatter('{0:g}'.format))
-    axis.set_minor_locator(plt.NullLocator())
-
-
-def save(figure, file, legend=None):
-    """Writes the figure, with a legend of names and lines above it."""
-    if legend:
-        figure.legend(legend.values(), legend.keys(), loc='outside upper center',
-                      ncols=3, frameon=False)
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
+        axis.set_major_locator(ticker.MaxNLocator(4))
+    axis.set_major_formatter(ticker.FuncFormatter('{0:g}'.format))
+    axis.set_minor_locator(ticker.NullLocator())

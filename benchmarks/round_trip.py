@@ -8,13 +8,9 @@ writes `DIR/round_trip.md`: the largest errors of `forward(inverse(y))` and of
 on what else the machine does.
 """
 
-import os
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+import processes
 
-# pylint: disable=wrong-import-position
-import argparse
 import functools
-import pathlib
 
 import numpy as np
 import tqdm
@@ -59,40 +55,32 @@ def _largest(difference):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
-    parser.add_argument('--out', type=pathlib.Path, default=pathlib.Path('speed'),
-                        help='directory to write to')
-    parser.add_argument('--steps', type=int, default=2000)
-    parser.add_argument('--batch-size', type=int, default=256)
-    parser.add_argument('--draws', type=int, default=4096)
-    arguments = parser.parse_args()
-    rows, count = [], arguments.draws
-    built, absent = peers.available(ARCHITECTURE, (peers.OURS, *peers.PEERS),
+    arguments = processes.options(__doc__, out=processes.OUT, steps=2000, batch_size=256,
+                                  draws=4096)
+    rows, environment = [], report.environment()
+    built, failed = peers.available(ARCHITECTURE, (peers.OURS, *peers.PEERS),
                                     learning_rate=1e-3)
     for name, flow in built.items():
-        rows.append(errors(f'{name}, untrained', flow, count))
+        rows.append(errors(f'{name}, untrained', flow, arguments.draws))
         if name == peers.OURS:
             # Untrained it is the identity, which is no test.
             rows.append(errors(
                 f'{name}, untrained, every variable moved by N(0, 0.05²)',
-                peers.construct(name, ARCHITECTURE).perturb(), count))
+                peers.construct(name, ARCHITECTURE).perturb(), arguments.draws))
         # Maximum likelihood on fresh draws, the same ones for every package.
         train, rng = flow.operation('train', flow.mode), np.random.default_rng(2)
         for _ in tqdm.trange(arguments.steps, desc=name):
             train(*map(flow.tensor, draw(rng, arguments.batch_size)))
-        rows.append(errors(f'{name}, trained', flow, count))
-    text = '\n'.join([
-        report.heading('Round trip at extreme conditions', report.environment()),
+        rows.append(errors(f'{name}, trained', flow, arguments.draws))
+    print(report.write(
+        arguments.out / 'round_trip.md', 'Round trip at extreme conditions',
         f'Conditions {GAIN:g} N(0, 1) of width {ARCHITECTURE.condition_size}, '
         f'D = {ARCHITECTURE.event_size}, {ARCHITECTURE.num_layers} couplings, '
         f'hidden layers {ARCHITECTURE.hidden_layers}, float32, each package\'s own '
         f'initialisation; {arguments.steps} steps of Adam (1e-3, batch '
-        f'{arguments.batch_size}); largest error of {count} draws and '
+        f'{arguments.batch_size}); largest error of {arguments.draws} draws and '
         'all units, y from the data and x from N(0, 1).\n', report.table(rows),
-        *(f'Not measured: {name}: {why}.\n' for name, why in absent.items())])
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / 'round_trip.md').write_text(text, encoding='utf-8')
-    print(text)
+        *report.not_measured(failed, 'name'), environment=environment))
 
 
 if __name__ == '__main__':

@@ -8,15 +8,10 @@ each size the mean -log density of fresh parameters under the exact posterior, u
 fit, and their difference, in nats.
 """
 
-import os
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+import processes
 
-# pylint: disable=wrong-import-position
-import argparse
 import dataclasses
 import math
-import pathlib
-import time
 
 import numpy as np
 from scipy import special
@@ -26,12 +21,17 @@ import tqdm
 import report
 import tfp_conditional as tfpc
 
-_LOG_2PI = math.log(2. * math.pi)
+PART = 500      # Rows at a time: grids of all images at once would fill the memory.
 
 
 def _log_normal(x, precision, loc):
     """Log-density of N(loc, 1 / precision), summed over the last axis."""
-    return -0.5 * np.sum(precision * (x - loc)**2 + _LOG_2PI - np.log(precision), -1)
+    return -0.5 * np.sum(precision * (x - loc)**2 + np.log(2. * np.pi / precision), -1)
+
+
+def _there(sizes, most):
+    """Which of `most` elements are there, `[N, most, 1]`."""
+    return (np.arange(most) < sizes[:, np.newaxis])[..., np.newaxis]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,27 +52,30 @@ class GaussianSets:
         return 'sets of Gaussian draws' + (
             f', {self.missing:.0%} missing' if self.missing else '')
 
-    def network(self, kind, seed):
-        return getattr(tfpc.embeddings, kind)(
-            self.event_size, mask='entries' if self.missing else 'elements', seed=seed)
+    @property
+    def masked(self):
+        return 'entries' if self.missing else 'elements'
+
+    @property
+    def shape(self):
+        return self.event_size
 
     def simulate(self, sizes, rng):
         """Theta `[B, D]` and conditions, of B sizes."""
-        count, most = len(sizes), max(self.sizes)
-        theta = rng.normal(size=[count, self.event_size])
-        values = theta[:, np.newaxis] + rng.normal(size=[count, most, self.event_size])
-        mask = np.arange(most) < sizes[:, np.newaxis]
+        theta = rng.normal(size=[len(sizes), 1, self.event_size])
+        values = theta + rng.normal(size=[len(sizes), max(self.sizes), self.event_size])
+        there = _there(sizes, max(self.sizes))
         if self.missing:
-            mask = mask[..., np.newaxis] & (rng.uniform(size=values.shape) >= self.missing)
+            there = there & (rng.uniform(size=values.shape) >= self.missing)
         # What stands where nothing is must not matter.
-        there = mask if self.missing else mask[..., np.newaxis]
-        return theta, {'values': np.where(there, values, -99.), 'mask': mask}
+        return theta[:, 0], {'values': np.where(there, values, -99.),
+                             'mask': there if self.missing else there[..., 0]}
 
     def log_posterior(self, theta, conditions):
         values, mask = conditions['values'], conditions['mask']
-        mask = mask if self.missing else mask[..., np.newaxis]
-        precision = 1. + mask.sum(1)
-        return _log_normal(theta, precision, np.sum(values * mask, 1) / precision)
+        there = mask if self.missing else mask[..., np.newaxis]
+        precision = 1. + there.sum(1)
+        return _log_normal(theta, precision, np.sum(values * there, 1) / precision)
 
 
 class AutoregressiveSeries:
@@ -82,20 +85,16 @@ class AutoregressiveSeries:
     """
 
     name, event_size, sizes = 'AR(1) series', 1, (8, 16, 32)
-    networks = ('TimeSeriesNetwork', 'DeepSet')
+    networks, masked, shape = ('TimeSeriesNetwork', 'DeepSet'), 'elements', 1
     _deviation = 0.3
 
-    def network(self, kind, seed):
-        return getattr(tfpc.embeddings, kind)(1, mask='elements', seed=seed)
-
     def simulate(self, sizes, rng):
-        count, most = len(sizes), max(self.sizes)
-        theta = self._deviation * rng.normal(size=[count, 1])
-        values = rng.normal(size=[count, most, 1])
-        for t in range(1, most):
+        theta = self._deviation * rng.normal(size=[len(sizes), 1])
+        values = rng.normal(size=[len(sizes), max(self.sizes), 1])
+        for t in range(1, max(self.sizes)):
             values[:, t] += theta * values[:, t - 1]
-        mask = np.arange(most) < sizes[:, np.newaxis]
-        return theta, {'values': np.where(mask[..., np.newaxis], values, 0.), 'mask': mask}
+        there = _there(sizes, max(self.sizes))
+        return theta, {'values': values * there, 'mask': there[..., 0]}
 
     def log_posterior(self, theta, conditions):
         before, after = conditions['values'][:, :-1], conditions['values'][:, 1:]
@@ -112,12 +111,9 @@ class Blobs:
     are products of matrices, as the mean is one of a row's and a column's.
     """
 
-    name, event_size, sizes, networks = 'blobs in images', 2, (64, 128, 256), ('ImageNetwork',)
+    name, event_size, sizes = 'blobs in images', 2, (64, 128, 256)
+    networks, masked, shape = ('ImageNetwork',), 'elements', (16, 16, 1)
     _side, _height, _width, _grid = 16, 2., 0.25, 101
-
-    def network(self, kind, seed):
-        return getattr(tfpc.embeddings, kind)(
-            (self._side, self._side, 1), mask='elements', seed=seed)
 
     def _profiles(self, theta):
         """`[..., side]` of `[...]`, whose products are the mean of pixels."""
@@ -144,18 +140,14 @@ class Blobs:
         # A midpoint rule, in steps of less than half a deviation of a posterior.
         step = 2. / self._grid
         grid = self._profiles((np.arange(self._grid) + 0.5) * step - 1.)
-        rows, columns = self._profiles(theta).swapaxes(0, 1)
-        found = []
-        for part in np.array_split(np.arange(len(theta)), 1 + len(theta) // 500):
-            # All at once would be gigabytes.
-            evidence = special.logsumexp(log_likelihood(
-                images[part], mask[part], grid, grid, 'ri,bij,cj->brc'), axis=(1, 2))
-            found.append(log_likelihood(images[part], mask[part], rows[part],
-                                        columns[part], 'bi,bij,bj->b') - evidence)
-        return np.concatenate(found) - 2. * math.log(step)
+        evidence = special.logsumexp(log_likelihood(
+            images, mask, grid, grid, 'ri,bij,cj->brc'), axis=(1, 2))
+        return log_likelihood(images, mask, *self._profiles(theta).swapaxes(0, 1),
+                              'bi,bij,bj->b') - evidence - 2. * math.log(step)
 
 
-TASKS = (GaussianSets(), GaussianSets(0.3, 2), AutoregressiveSeries(), Blobs())
+TASKS = {task.name: task for task in (
+    GaussianSets(), GaussianSets(0.3, 2), AutoregressiveSeries(), Blobs())}
 
 
 def mixed(task, count, rng):
@@ -164,60 +156,43 @@ def mixed(task, count, rng):
     return task.simulate(np.exp(rng.uniform(low, high, count)).astype(int), rng)
 
 
-def run(task, kind, count, test_count, epochs, seed):
+def run(task, kind, simulations, draws, epochs, seed):
     """Rows of the table: one for each size."""
-    dist = tfpc.conditional_density(
-        task.event_size, (network := task.network(kind, seed)).condition_size,
-        embedding=network, seed=seed)
-    start = time.perf_counter()
-    tfpc.fit(dist, *mixed(task, count, np.random.default_rng([seed, 1])),
+    network = getattr(tfpc.embeddings, kind)(task.shape, mask=task.masked, seed=seed)
+    dist = tfpc.conditional_density(task.event_size, network.condition_size,
+                                    embedding=network, seed=seed)
+    tfpc.fit(dist, *mixed(task, simulations, np.random.default_rng([seed, 1])),
              validation_split=0.1, epochs=epochs, seed=seed, verbose=False)
-    seconds = time.perf_counter() - start
-    rows = []
     for size in task.sizes:
-        losses = {'exact': [], 'fit': []}
-        # In parts, since grids of all images at once would fill the memory.
-        rng = np.random.default_rng([0, 2])
-        for part in range(0, test_count, 500):
-            theta, conditions = task.simulate(
-                np.full(min(500, test_count - part), size), rng)
-            losses['exact'].extend(-task.log_posterior(theta, conditions))
-            conditions = {key: x if x.dtype == bool else x.astype(np.float32)
-                          for key, x in conditions.items()}
-            losses['fit'].extend(-dist.given(conditions).log_prob(
-                tf.constant(theta, tf.float32)).numpy().astype(float))
-        exact, fit = (np.array(losses[key]) for key in ('exact', 'fit'))
-        error = np.std(fit - exact) / math.sqrt(test_count)
-        rows.append({'task': task.name, 'network': f'`{kind}`', 'size': size,
-                     'exact': f'{exact.mean():.3f}', 'fit': f'{fit.mean():.3f}',
-                     'gap': f'{np.mean(fit - exact):.3f} ± {error:.3f}'})
-    print(f'{task.name}, {kind}: {seconds:.0f} s', flush=True)
-    return rows
+        losses, rng = [], np.random.default_rng([0, 2])
+        for part in range(0, draws, PART):
+            theta, conditions = task.simulate(np.full(min(PART, draws - part), size), rng)
+            given = dist.given({key: x if x.dtype == bool else x.astype(np.float32)
+                                for key, x in conditions.items()})
+            losses.append([-task.log_posterior(theta, conditions),
+                           -given.log_prob(tf.constant(theta, tf.float32)).numpy()])
+        exact, fit = np.concatenate(losses, -1)
+        yield {'task': task.name, 'network': f'`{kind}`', 'size': size,
+               'exact': f'{exact.mean():.3f}', 'fit': f'{fit.mean():.3f}',
+               'gap': f'{np.mean(fit - exact):.3f} ± '
+                      f'{np.std(fit - exact) / math.sqrt(draws):.3f}'}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
-    parser.add_argument('--out', type=pathlib.Path, required=True)
-    parser.add_argument('--tasks', nargs='+', type=int, default=range(len(TASKS)),
-                        help='their places in TASKS')
-    parser.add_argument('--simulations', type=int, default=10_000)
-    parser.add_argument('--test', type=int, default=5000, help='fresh draws of each size')
-    parser.add_argument('--epochs', type=int, default=20)
-    parser.add_argument('--seed', type=int, default=0)
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for task, kind in tqdm.tqdm([(TASKS[i], kind) for i in arguments.tasks
-                                 for kind in TASKS[i].networks]):
-        rows += run(task, kind, arguments.simulations, arguments.test, arguments.epochs,
+    arguments = processes.options(__doc__, out=processes.OUT, tasks=TASKS, simulations=10_000,
+                                  draws=5000, epochs=20, seed=0)
+    rows, environment = [], report.environment()
+    for task, kind in tqdm.tqdm([(TASKS[name], kind) for name in arguments.tasks
+                                 for kind in TASKS[name].networks]):
+        rows += run(task, kind, arguments.simulations, arguments.draws, arguments.epochs,
                     arguments.seed)
         # After each: a run that is cut leaves what it has.
-        (arguments.out / 'structured.md').write_text(
-            report.heading('Sets, time series and images', report.environment())
-            + f'\nMean -log density of {arguments.test} fresh parameters for each size, '
+        text = report.write(
+            arguments.out / 'structured.md', 'Sets, time series and images',
+            f'Mean -log density of {arguments.draws} fresh parameters for each size, '
             f'in nats: one fit of {arguments.simulations} simulations of all sizes, '
-            f'{arguments.epochs} epochs.\n\n' + report.table(rows), encoding='utf-8')
-    print(report.table(rows))
+            f'{arguments.epochs} epochs.\n', report.table(rows), environment=environment)
+    print(text)
 
 
 if __name__ == '__main__':

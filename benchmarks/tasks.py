@@ -23,7 +23,6 @@ from scipy import special
 from scipy import stats
 
 NUM_FOLDS = 5
-_LOG_2PI = math.log(2. * math.pi)
 
 
 class Data(NamedTuple):
@@ -42,13 +41,13 @@ class Simulated:
 
     Attributes:
       name, event_size, condition_size: `str`; D, the width of theta; S, that of x.
-      optimum: `float`, E[-log p(theta | x)], the least mean loss there is.
+      optimum: `float`, E[-log p(theta | x)], the least mean loss there is; or `None`.
       simulations: `int`, those that a model is fitted to, a tenth for validation.
       batch_size: `None`; each package has its own.
       protocol: `dict`, of what a `quality.Protocol` must be for it alone.
     """
 
-    simulations, batch_size, protocol = 10_000, None, {}
+    simulations, batch_size, protocol, optimum = 10_000, None, {}, None
 
     def data(self, seed, count=None, test_count=20_000):
         """`Data`, of `simulations` if `count` is `None`; test draws are ever the same.
@@ -70,7 +69,7 @@ class Simulated:
 
     @staticmethod
     def accepted(draw, count):
-        """So many of the rows that `draw(n)` gives."""
+        """So many of the rows that `draw(n)` gives, all within the prior's support."""
         return draw(count)
 
 
@@ -88,29 +87,23 @@ class TwoMoons(Simulated):
     def _crescent(self, n, rng):
         angle = rng.uniform(-np.pi / 2., np.pi / 2., n)
         radius = rng.normal(self._mean, self._scale, n)
-        return radius * np.cos(angle), radius * np.sin(angle)
+        return (radius * np.stack([np.cos(angle), np.sin(angle)])).T
 
-    @staticmethod
-    def _rotate(theta):
-        return ((theta[..., 0] + theta[..., 1]) / math.sqrt(2.),
-                (theta[..., 1] - theta[..., 0]) / math.sqrt(2.))
+    def _place(self, theta):
+        """Where the crescent of a theta is."""
+        return np.stack([self._shift - np.abs(theta[..., 0] + theta[..., 1]) / math.sqrt(2.),
+                         (theta[..., 1] - theta[..., 0]) / math.sqrt(2.)], axis=-1)
 
     def simulate(self, n, rng):
         theta = rng.uniform(-1., 1., [n, 2])
-        across, along = self._rotate(theta)
-        first, second = self._crescent(n, rng)
-        return theta, np.stack([first + self._shift - np.abs(across),
-                                second + along], axis=-1)
+        return theta, self._crescent(n, rng) + self._place(theta)
 
     def log_posterior(self, theta, x):
-        across, along = self._rotate(theta)
-        first, second = x[..., 0] - self._shift + np.abs(across), x[..., 1] - along
+        first, second = np.moveaxis(x - self._place(theta), -1, 0)
         radius = np.hypot(first, second)
         # Polar coordinates, of a radius that is negative once in 1e23 draws.
-        signed = np.copysign(radius, first)
-        log_likelihood = (
-            -0.5 * ((signed - self._mean) / self._scale)**2 - 0.5 * _LOG_2PI
-            - math.log(self._scale) - math.log(np.pi) - np.log(radius))
+        log_likelihood = stats.norm.logpdf(
+            np.copysign(radius, first), self._mean, self._scale) - np.log(np.pi * radius)
         # Each point of a crescent stands for two thetas, of density 1/4.
         inside = np.all(np.abs(theta) <= 1., axis=-1)
         return np.where(inside, log_likelihood - np.log(2. * self._acceptance(x)),
@@ -125,25 +118,19 @@ class TwoMoons(Simulated):
         """
         angle = (np.arange(nodes) + 0.5) * np.pi / nodes - np.pi / 2.
         cos, sin = np.cos(angle), np.sin(angle)
-        result = []
-        for rows in np.array_split(x, max(1, len(x) // 1000)):
-            left, up = rows[:, :1] - self._shift, rows[:, 1:]
-            low, high = left / cos, np.full_like(left / cos, np.inf)
-            for slope, bound in [(cos - sin, math.sqrt(2.) + left - up),
-                                 (cos + sin, math.sqrt(2.) + left + up)]:
-                ratio = bound / slope
-                high = np.where(slope > 0., np.minimum(high, ratio), high)
-                low = np.where(slope < 0., np.maximum(low, ratio), low)
-            probability = (special.ndtr((high - self._mean) / self._scale)
-                           - special.ndtr((low - self._mean) / self._scale))
-            result.append(np.mean(np.maximum(probability, 0.), axis=-1))
-        return np.concatenate(result)
+        left, up = x[:, :1] - self._shift, x[:, 1:]
+        low, high = left / cos, np.inf
+        for slope, bound in [(cos - sin, math.sqrt(2.) + left - up),
+                             (cos + sin, math.sqrt(2.) + left + up)]:
+            high = np.where(slope > 0., np.minimum(high, bound / slope), high)
+            low = np.where(slope < 0., np.maximum(low, bound / slope), low)
+        low, high = (special.ndtr((edge - self._mean) / self._scale) for edge in (low, high))
+        return np.mean(np.maximum(high - low, 0.), axis=-1)
 
     def sample_posterior(self, x, n, rng):
         draws = np.empty([0, 2])
         while len(draws) < n:
-            first, second = self._crescent(4 * n, rng)
-            across, along = first - x[0] + self._shift, x[1] - second
+            across, along = (self._crescent(4 * n, rng) - x + (self._shift, 0.)).T * [[1.], [-1.]]
             good = (across >= 0.) & (across + np.abs(along) <= math.sqrt(2.))
             across *= rng.choice([-1., 1.], 4 * n)
             draws = np.concatenate([draws, np.stack(
@@ -162,58 +149,42 @@ class GaussianMixture(Simulated):
         noise = rng.choice(self._scales, [n, 1]) * rng.normal(size=[n, 2])
         return theta, theta + noise
 
-    def _edges(self, x):
-        """Probabilities below the box, each coordinate and component, and below its top.
-
-        Of |x|: reflected to the side where the difference of tails is exact.
-        """
-        x = np.abs(x)[..., None]
-        return [special.ndtr((edge - x) / self._scales)
-                for edge in (-self._bound, self._bound)]
-
     def _weights(self, x):
         """The probability of the box under each component around x, [..., 2]."""
-        low, high = self._edges(x)
+        # Of |x|: reflected to the side where the difference of tails is exact.
+        low, high = (special.ndtr((edge - np.abs(x)[..., None]) / self._scales)
+                     for edge in (-self._bound, self._bound))
         return np.prod(high - low, axis=-2)
 
     def log_posterior(self, theta, x):
-        distance = np.sum((x - theta)**2, axis=-1)[..., None]
-        log_densities = (-0.5 * distance / self._scales**2 - _LOG_2PI
-                         - 2. * np.log(self._scales))
+        log_densities = np.sum(stats.norm.logpdf(
+            (x - theta)[..., None], scale=self._scales), axis=-2)
         inside = np.all(np.abs(theta) <= self._bound, axis=-1)
-        log_evidence = np.log(np.sum(self._weights(x), axis=-1))
         return np.where(inside, special.logsumexp(log_densities, axis=-1)
-                        - log_evidence, -np.inf)
+                        - np.log(np.sum(self._weights(x), axis=-1)), -np.inf)
 
     def sample_posterior(self, x, n, rng):
         weights = self._weights(x)
-        component = rng.choice(2, n, p=weights / weights.sum())
-        # Truncated normals by inversion.
-        deviate = special.ndtri(rng.uniform(
-            *(edge.T[component] for edge in self._edges(x))))
-        return np.copysign(
-            1., x) * (np.abs(x) + deviate * self._scales[component, None])
+        scale = rng.choice(self._scales, [n, 1], p=weights / weights.sum())
+        low, high = ((edge - x) / scale for edge in (-self._bound, self._bound))
+        return x + scale * stats.truncnorm.ppf(rng.uniform(size=[n, 2]), low, high)
 
 
 class GaussianLinear(Simulated):
     """theta ~ N(0, 0.1 I), x ~ N(theta, 0.1 I); p(theta | x) = N(x / 2, 0.05 I)."""
 
     name, event_size, condition_size, optimum = 'Gaussian linear', 10, 10, -0.789
-    _variance = 0.1
+    _scale, _posterior_scale = math.sqrt(0.1), math.sqrt(0.05)
 
     def simulate(self, n, rng):
-        scale = math.sqrt(self._variance)
-        theta = rng.normal(scale=scale, size=[n, self.event_size])
-        return theta, theta + rng.normal(scale=scale, size=theta.shape)
+        theta = rng.normal(scale=self._scale, size=[n, self.event_size])
+        return theta, theta + rng.normal(scale=self._scale, size=theta.shape)
 
     def log_posterior(self, theta, x):
-        variance = self._variance / 2.
-        return -0.5 * np.sum((theta - x / 2.)**2 / variance + _LOG_2PI
-                             + math.log(variance), axis=-1)
+        return np.sum(stats.norm.logpdf(theta, x / 2., self._posterior_scale), axis=-1)
 
     def sample_posterior(self, x, n, rng):
-        return x / 2. + rng.normal(scale=math.sqrt(self._variance / 2.),
-                                   size=[n, self.event_size])
+        return rng.normal(x / 2., self._posterior_scale, [n, self.event_size])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,19 +216,6 @@ class Axes(Simulated):
                 + ''.join(options))
 
     @functools.cached_property
-    def optimum(self):
-        """D (H(z) + H(x | z) - H(x)) of one axis: the mixing has determinant 1.
-
-        H(x) is a sum over points whose distances grow with them, for heavy tails.
-        """
-        u, step = np.linspace(-16., 16., 8001, retstep=True)
-        density = np.exp(self._log_evidence(np.sinh(u)))
-        noise = 0.5 * (_LOG_2PI + 1.) + math.log(self._noise)
-        return self.event_size * float(
-            self.PRIORS[self.prior].entropy() + noise
-            - step * np.sum(special.entr(density) * np.cosh(u)))
-
-    @functools.cached_property
     def _mixing(self):
         lower = np.random.default_rng([0, 2]).normal(size=[self.event_size] * 2)
         return np.eye(self.event_size) + self.correlated * np.tril(
@@ -273,9 +231,8 @@ class Axes(Simulated):
 
     def _log_joint(self, z, x):
         # SciPy's density of a normal takes twice as long.
-        return (self.PRIORS[self.prior].logpdf(z) - 0.5 * _LOG_2PI
-                - math.log(self._noise)
-                - 0.5 * ((x - self._mean(z)) / self._noise)**2)
+        return (self.PRIORS[self.prior].logpdf(z) - 0.5 * ((x - self._mean(z)) / self._noise)**2
+                - math.log(math.sqrt(2. * math.pi) * self._noise))
 
     def _where(self, x):
         """The ends of the interval around `x` that holds all of the posterior."""
@@ -335,7 +292,7 @@ class Measured:
     event_size: int
     condition_size: int
     table: Callable
-    optimum, batch_size = None, 32
+    batch_size, protocol, optimum = 32, {}, None
 
     def data(self, seed, count=None, test_count=None):
         """`Data`: fold `seed` modulo 5 as the test, a tenth of the rest to validate.

@@ -14,11 +14,12 @@ import paramax
 import peers
 
 FUNCTIONS = {
-    'log_prob': lambda flow, key, y, c: flow.log_prob(y, c),
-    'sample': lambda flow, key, y, c: flow.sample(key, (), c),
-    'sample_and_log_prob': lambda flow, key, y, c: flow.sample_and_log_prob(key, (), c),
-    'forward': lambda flow, key, x, c: jax.vmap(flow.bijection.transform)(x, c),
-    'inverse': lambda flow, key, y, c: jax.vmap(flow.bijection.inverse)(y, c)}
+    'log_prob': lambda flow, key, y, c, n: flow.log_prob(y, c),
+    'sample': lambda flow, key, y, c, n: flow.sample(key, (), c),
+    'sample_and_log_prob': lambda flow, key, y, c, n: flow.sample_and_log_prob(key, (), c),
+    'many': lambda flow, key, y, c, n: flow.sample(key, (n,), c),
+    'forward': lambda flow, key, x, c, n: jax.vmap(flow.bijection.transform)(x, c),
+    'inverse': lambda flow, key, y, c, n: jax.vmap(flow.bijection.inverse)(y, c)}
 
 
 class FlowJAX(peers.Package):
@@ -70,43 +71,32 @@ class FlowJAX(peers.Package):
     def tensor(array):
         return jnp.asarray(array, jnp.float32)
 
-    def _jit(self, function):
-        """Returns `function(flow, key, y, c)`, compiled, as one of `(y, c)`."""
-        run = jax.jit(lambda arrays, *rest: function(self._join(arrays), *rest))
-        return lambda y, c: jax.block_until_ready(run(self._arrays, self._key, y, c))
+    def operation(self, name, mode, n=None):
+        if name == 'train':
+            return self._train()
+        draws = 'sample' in name or name == 'many'
 
-    def operation(self, name, mode):
-        return self._train() if name == 'train' else self._jit(FUNCTIONS[name])
-
-    def sampler(self, n, mode):
-        sample = self._jit(lambda flow, key, y, c: flow.sample(key, (n,), c))
-        return lambda c: sample(None, c)
-
-    def hot(self, operation, batch):
-        draws = operation != 'log_prob'
-
-        @jax.jit
         def run(arrays, key, y, c):
-            return FUNCTIONS[operation](self._join(arrays), key, y, c)
-
-        def step(arrays, key, y, c):
+            # As they are drawn with, keys are split by the compiled function.
             key, now = jax.random.split(key) if draws else (None, None)
-            return key, run(arrays, now, y, c)
+            return key, FUNCTIONS[name](self._join(arrays), now, y, c, n)
 
-        def loop(step):
-            key = self._key if draws else None
+        frozen = jax.jit(functools.partial(run, self._arrays))
+        run, key = jax.jit(run), self._key if draws else None
 
-            def next_(y, c):
-                nonlocal key
-                key, result = step(key, None if draws else y, c)
-                return jax.tree.map(np.asarray, result)
-            return next_
+        def call(y, c):
+            nonlocal key
+            rest = key, None if draws else y, c
+            key, result = jax.block_until_ready(
+                frozen(*rest) if mode == 'jit, frozen' else run(self._arrays, *rest))
+            return result
 
-        found = {'jit': functools.partial(jax.jit(step), self._arrays),
-                 'jit, frozen': jax.jit(functools.partial(step, self._arrays))}
-        if draws:
-            found['jit, key split before'] = functools.partial(step, self._arrays)
-        return {how: loop(call) for how, call in found.items()}
+        return call
+
+    def hot(self, operation):
+        def call(run):
+            return lambda y, c: jax.tree.map(np.asarray, run(y, c))
+        return {mode: call(self.operation(operation, mode)) for mode in ('jit', 'jit, frozen')}
 
     def _train(self):
         optimizer = optax.adam(self.learning_rate)

@@ -1,5 +1,7 @@
 """This package, and TensorFlow Probability by hand."""
 
+import functools
+import itertools
 import math
 
 import numpy as np
@@ -17,7 +19,7 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 # That of all `real_nvp`s: the flow's own depends on the number of layers, that of the
 # template does not.
 AFFINE = tfpc.Affine()
-METHODS = {'sample_and_log_prob': 'experimental_sample_and_log_prob'}
+METHODS = {'sample_and_log_prob': 'experimental_sample_and_log_prob', 'many': 'sample'}
 
 
 def _normal(event_size):
@@ -49,30 +51,27 @@ class TensorFlow(peers.Package):
         """Moves every variable away from its initial value; returns `self`."""
         rng = np.random.default_rng(1)
         for variable in self.variables:
-            variable.assign_add(self.tensor(
-                rng.normal(scale=scale, size=variable.shape)))
+            variable.assign_add(self.tensor(rng.normal(scale=scale, size=variable.shape)))
         return self
 
     @staticmethod
     def tensor(array):
         return tf.constant(array, tf.float32)
 
-    def operation(self, name, mode):
+    def operation(self, name, mode, n=None):
         if name == 'train':
             self._optimizer = tf.keras.optimizers.Adam(self.learning_rate)
             self._optimizer.build(self.variables)
             return compiled(self.train, mode)
-        return compiled(lambda y, c: self.call(name, y, c), mode)
+        return compiled(functools.partial(self.call, name, n=n), mode)
 
-    def call(self, name, y, c):
+    def call(self, name, y, c, n=None):
         """Any operation but `train`."""
         if name in ('forward', 'inverse'):
             return getattr(self.distribution.bijector, name)(y, **self.kwargs(c))
+        what = y if name == 'log_prob' else c.shape[0] if n is None else [n, c.shape[0]]
         return getattr(self.distribution, METHODS.get(name, name))(
-            y if name == 'log_prob' else y.shape[0], bijector_kwargs=self.kwargs(c))
-
-    def sampler(self, n, mode):
-        return compiled(lambda c: self.many(c, n), mode)
+            what, bijector_kwargs=self.kwargs(c))
 
     def train(self, y, c):
         with tf.GradientTape() as tape:
@@ -83,8 +82,7 @@ class TensorFlow(peers.Package):
 
     def prepare(self, steps):
         self._optimizer = tf.keras.optimizers.AdamW(
-            tf.keras.optimizers.schedules.CosineDecay(
-                self.training['learning_rate'], steps),
+            tf.keras.optimizers.schedules.CosineDecay(self.training['learning_rate'], steps),
             weight_decay=self.training['weight_decay'],
             global_clipnorm=self.training['clip_norm'])
         self._optimizer.build(self.variables)
@@ -104,7 +102,7 @@ class TensorFlow(peers.Package):
 class Ours(TensorFlow):
     """This package: `flow(base)`, or `conditional_density` and `fit`."""
 
-    support = None      # That of the targets is found in the data.
+    given_modes = ('eager', 'graph')
 
     def real_nvp(self, event_size, condition_size, num_layers, hidden_layers):
         self.flow = tfpc.ConditionalRealNVP(
@@ -113,18 +111,21 @@ class Ours(TensorFlow):
         self.variables = self.flow.trainable_variables
         self.distribution = self.flow(_normal(event_size))
 
-    def density(self, event_size, condition_size, flow=None):
+    def density(self, event_size, condition_size, **settings):
         self.distribution = tfpc.conditional_density(
-            event_size, condition_size, seed=self.seed, support=self.support,
-            **flow or {})
+            event_size, condition_size, seed=self.seed, **settings)
         self.variables = self.distribution.trainable_variables
 
-    def call(self, name, y, c):
+    def ways(self):
+        return itertools.chain(super().ways(), itertools.product(peers.GIVEN, self.given_modes))
+
+    def call(self, name, y, c, n=None):
+        if name == 'many':
+            return self.given(c).sample(n)
         if name not in peers.GIVEN:
             return super().call(name, y, c)
         name = peers.GIVEN[name]
-        return getattr(self.given(c), METHODS.get(name, name))(
-            *[y] * (name == 'log_prob'))
+        return getattr(self.given(c), METHODS.get(name, name))(*[y] * (name == 'log_prob'))
 
     def given(self, c):
         return self.distribution.given(c)
@@ -132,20 +133,16 @@ class Ours(TensorFlow):
     def kwargs(self, c):
         return {'conditions': c}
 
-    def many(self, c, n):
-        return self.given(c).sample(n)
-
-    def hot(self, operation, batch):
+    def hot(self, operation):
         eager = self.operation(f'given_{operation}', 'eager')
         found = {'`given(c)`, eager': lambda y, c: tf.nest.map_structure(
             lambda x: x.numpy(), eager(y, c))}
         for end, frozen in (('', False), (', frozen', True)):
             for mode, jit_compile in (('XLA', True), ('graph', False)):
-                call = self.distribution.compiled(
-                    operation, [batch], frozen=frozen, jit_compile=jit_compile)
+                call = self.distribution.compiled(operation, [1], frozen=frozen,
+                                                  jit_compile=jit_compile)
                 found[f'`compiled`, {mode}{end}'] = (
-                    call if operation == 'log_prob'
-                    else lambda y, c, call=call: call(c))
+                    call if operation == 'log_prob' else lambda y, c, call=call: call(c))
         return found
 
     def fit(self, train, validation):
@@ -162,11 +159,14 @@ class Ours(TensorFlow):
 class OursWithoutBounds(Ours):
     """The same where hard edges of the targets stay as they are."""
 
-    support = tfb.Identity()
+    def density(self, event_size, condition_size, **settings):
+        super().density(event_size, condition_size, support=tfb.Identity(), **settings)
 
 
 class StockClass(Ours):
     """`tfd.TransformedDistribution` over this package's flow."""
+
+    given_modes = ('eager',)
 
     def real_nvp(self, **architecture):
         super().real_nvp(**architecture)
@@ -177,21 +177,13 @@ class StockClass(Ours):
         return tfd.TransformedDistribution(self.base, self.flow.condition(c))
 
 
-def product(i, layer, units, c, add):
-    """The first product of the network of layer i."""
-    return (add(tf.matmul(c, layer['condition_kernel']), layer['bias_0'])
-            + tf.matmul(units, layer['unit_kernel']))
-
-
-def joint_product(i, layer, units, c, add):
-    return add(tf.matmul(tf.concat([units, c], axis=-1), layer['kernel']),
-               layer['bias_0'])
-
-
 class Floor(TensorFlow):
     """The same maths in straight-line TensorFlow: no class, no check, no merge.
 
-    The variables are those that the package makes, found by their names.
+    The variables are those that the package makes, found by their names. In `transform`
+    the rest is what `limits.py` varies: `first(i, units, c)`, the first product of the
+    network of layer i; `merge` joins and splits the halves in each layer; `late` adds up
+    log-scales before it sums over them.
     """
 
     def real_nvp(self, event_size, hidden_layers, **more):
@@ -204,25 +196,25 @@ class Floor(TensorFlow):
                         for v in layer.trainable_variables}
                        for layer in made.flow.bijectors]
 
-    def join_kernels(self):
-        """Makes the first kernels in one piece, of which `joint_product` is."""
-        for layer in self.layers:
-            layer.setdefault('kernel', tf.Variable(tf.concat(
-                [layer['unit_kernel'], layer['condition_kernel']], axis=0)))
+    def apart(self, i, units, c):
+        layer = self.layers[i]
+        return (tf.matmul(c, layer['condition_kernel']) + layer['bias_0']
+                + tf.matmul(units, layer['unit_kernel']))
 
-    def transform(self, value, c, forward, product=product, add=tf.add, merge=False,
-                  late=False):
-        """The value and the log-det, `[B, D]` and `[B]`.
+    def joint(self):
+        """A `first` of kernels in one piece, as they are now."""
+        kernels = [tf.Variable(tf.concat([layer['unit_kernel'], layer['condition_kernel']], 0))
+                   for layer in self.layers]
+        return lambda i, units, c: (tf.matmul(tf.concat([units, c], axis=-1), kernels[i])
+                                    + self.layers[i]['bias_0'])
 
-        `limits.py` varies the rest: `merge` joins and splits the halves in each layer,
-        `late` adds up log-scales before it sums over them.
-        """
+    def transform(self, value, c, forward, first=None, merge=False, late=False):
+        """The value and the log-det, `[B, D]` and `[B]`."""
         halves, scales = tf.split(value, self.sizes, axis=-1), []
         for i, layer in list(enumerate(self.layers))[::-1 if forward else 1]:
-            hidden = product(i, layer, soften(halves[i % 2], UNIT_RANGE), c, add)
+            hidden = (first or self.apart)(i, soften(halves[i % 2], UNIT_RANGE), c)
             for j in range(1, self.depth + 1):
-                hidden = add(tf.matmul(tf.nn.relu(hidden), layer[f'kernel_{j}']),
-                             layer[f'bias_{j}'])
+                hidden = tf.matmul(tf.nn.relu(hidden), layer[f'kernel_{j}']) + layer[f'bias_{j}']
             shift, log_scale = tf.split(hidden, 2, axis=-1)
             shift = soften(shift, AFFINE.shift_range)
             log_scale = AFFINE.max_log_scale * tf.tanh(log_scale / AFFINE.max_log_scale)
@@ -238,7 +230,7 @@ class Floor(TensorFlow):
         total = tf.reduce_sum(tf.add_n(scales), axis=-1) if late else sum(scales)
         return tf.concat(halves, axis=-1), total
 
-    def call(self, name, y, c, **options):
+    def call(self, name, y, c, n=None, **options):
         def base(x):
             return (-0.5 * tf.reduce_sum(x**2, axis=-1)
                     - 0.5 * math.log(2. * math.pi) * sum(self.sizes))
@@ -246,19 +238,17 @@ class Floor(TensorFlow):
         if name in ('log_prob', 'inverse'):
             x, log_det = self.transform(y, c, forward=False, **options)
             return base(x) + log_det if name == 'log_prob' else x
-        x = y if name == 'forward' else tf.random.normal(y.shape)
-        y, log_det = self.transform(x, c, forward=True)
+        x = y if name == 'forward' else tf.random.normal([c.shape[0], sum(self.sizes)])
+        y, log_det = self.transform(x, c, forward=True, **options)
         return (y, base(x) - log_det) if name == 'sample_and_log_prob' else y
 
-    def sampler(self, n, mode):
-        self.join_kernels()
-        return super().sampler(n, mode)
-
-    def many(self, c, n):
+    def operation(self, name, mode, n=None):
+        if name != 'many':
+            return super().operation(name, mode)
         # As it is mostly written: the conditions concatenated to every sample.
-        x = tf.random.normal([n * c.shape[0], sum(self.sizes)])
-        y, _ = self.transform(x, tf.tile(c, [n, 1]), True, joint_product)
-        return tf.reshape(y, [n, c.shape[0], -1])
+        first = self.joint()
+        return compiled(lambda y, c: tf.reshape(self.call(
+            'sample', y, tf.tile(c, [n, 1]), first=first), [n, c.shape[0], -1]), mode)
 
 
 class _ByName(TensorFlow):
@@ -274,13 +264,9 @@ class _ByName(TensorFlow):
     def kwargs(self, c):
         return {name: {self.keyword: c} for name in self._names}
 
-    def call(self, name, y, c):
+    def call(self, name, y, c, n=None):
         # A copy, or TFP's cache would answer without a pass from the second call.
-        return super().call(name, tf.identity(y), c)
-
-    def many(self, c, n):
-        return self.distribution.sample([n, c.shape[0]],
-                                        bijector_kwargs=self.kwargs(c))
+        return super().call(name, y if y is None else tf.identity(y), c, n)
 
 
 class StockTFP(_ByName):
@@ -306,34 +292,28 @@ class Autoregressive(_ByName):
     keyword = 'conditional_input'
 
     def density(self, event_size, condition_size, layers, hidden_units, bins, bound):
-        parts, self.variables = [], []
+        least, parts, self.variables = 1e-3, [], []
+
+        def spline(x, conditional_input, network):
+            # On [-bound, bound]; of parameters 0 it is the identity.
+            widths, heights, slopes = tf.split(
+                network(x, conditional_input=conditional_input), [bins, bins, bins - 1], axis=-1)
+            return tfb.RationalQuadraticSpline(
+                *(2. * bound * (least + (1. - bins * least) * tf.nn.softmax(z))
+                  for z in (widths, heights)),
+                least + tf.nn.softplus(slopes + math.log(math.e - 1.)), range_min=-bound)
+
         for i in range(layers):
             network = tfb.AutoregressiveNetwork(
                 3 * bins - 1, event_shape=[event_size], conditional=True,
                 conditional_event_shape=[condition_size],
                 hidden_units=list(hidden_units), activation='relu')
-            network(tf.zeros([1, event_size]),
-                    conditional_input=tf.zeros([1, condition_size]))
+            network(tf.zeros([1, event_size]), conditional_input=tf.zeros([1, condition_size]))
             self.variables += network.trainable_variables
             parts += [tfb.MaskedAutoregressiveFlow(
-                bijector_fn=_spline(network, bins, bound), name=f'layer_{i}'),
+                bijector_fn=functools.partial(spline, network=network), name=f'layer_{i}'),
                       tfb.Permute(self.rng.permutation(event_size))]
         self.chain(event_size, parts)
-
-
-def _spline(network, bins, bound, least=1e-3):
-    """A `bijector_fn` of splines on [-bound, bound]; parameters 0: the identity."""
-    def bijector_fn(x, conditional_input):
-        widths, heights, slopes = tf.split(
-            network(x, conditional_input=conditional_input),
-            [bins, bins, bins - 1], axis=-1)
-        sizes = [2. * bound * (least + (1. - bins * least) * tf.nn.softmax(z))
-                 for z in (widths, heights)]
-        return tfb.RationalQuadraticSpline(
-            *sizes, least + tf.nn.softplus(slopes + math.log(math.e - 1.)),
-            range_min=-bound)
-
-    return bijector_fn
 
 
 class GaussianMixture(TensorFlow):
@@ -358,8 +338,6 @@ class GaussianMixture(TensorFlow):
             tfd.Categorical(logits=parameters[:, :components]),
             tfd.MultivariateNormalTriL(means, self._fill.forward(scales)))
 
-    def call(self, name, y, c):
-        return self._distribution(c).log_prob(y)
-
-    def many(self, c, n):
-        return self._distribution(c).sample(n)
+    def call(self, name, y, c, n=None):
+        given = self._distribution(c)
+        return given.log_prob(y) if name == 'log_prob' else given.sample(n)

@@ -1,7 +1,5 @@
 """PyTorch's packages."""
 
-import functools
-
 import numpy as np
 import torch
 
@@ -14,7 +12,7 @@ torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 class Torch(peers.Package):
     """What they share; builders set `self.flow`.
 
-    `calls` are functions of `(flow, y, c)`, and `'many'` one of `(flow, n, c)`.
+    `calls` are functions of `(flow, y, c)`; in `'many'` n comes for y.
     """
 
     modes = ('eager',)
@@ -29,17 +27,14 @@ class Torch(peers.Package):
     def tensor(array):
         return torch.as_tensor(array, dtype=torch.float32)
 
-    def operation(self, name, mode):
+    def operation(self, name, mode, n=None):
         if name == 'train':
-            self._optimizer = torch.optim.Adam(self.flow.parameters(),
-                                               self.learning_rate)
+            self._optimizer = torch.optim.Adam(self.flow.parameters(), self.learning_rate)
             return self.train
-        return torch.no_grad()(functools.partial(self.calls[name], self.flow))
+        call = self.calls[name]
+        return torch.no_grad()(lambda y, c: call(self.flow, y if n is None else n, c))
 
-    def sampler(self, n, mode):
-        return functools.partial(self.operation('many', mode), n)
-
-    def hot(self, operation, batch):
+    def hot(self, operation):
         run = self.operation(operation, 'eager')
 
         def call(y, c):
@@ -193,26 +188,3 @@ class NormFlows(Torch):
                 parts.append(normflows.flows.LULinearPermute(event_size))
         self.flow = normflows.ConditionalNormalizingFlow(
             normflows.distributions.DiagGaussian(event_size, trainable=False), parts)
-
-
-class SBI(Torch):
-    """Neural posterior estimation of sbi: its network, its optimizer, its stop."""
-
-    requires = ('sbi.inference',)
-    calls = {'log_prob': lambda estimator, y, c: estimator.log_prob(y[None], c)[0]}
-
-    def density(self, event_size, condition_size, **settings):
-        self._settings = settings
-
-    def fit(self, train, validation):
-        from sbi import inference
-        y, c = (self.tensor(np.concatenate(pair)) for pair in zip(train, validation))
-        trainer = inference.NPE(show_progress_bars=False, **self._settings)
-        # A tenth of the rows, of its own choice, is for validation.
-        self.flow = trainer.append_simulations(y, c).train()
-        return trainer.summary['epochs_trained'][-1]
-
-    def draw(self, c, n):
-        self.reseed(0)
-        with torch.no_grad():
-            return self.flow.sample((n,), self.tensor(c[None]))[:, 0].numpy()

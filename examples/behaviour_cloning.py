@@ -22,17 +22,31 @@ RADIUS = 0.35    # Of the obstacle, in the middle.
 
 
 def ways(states):
-    """Both right actions `[2, n, 2]` for states `[n, 1]`, the heading."""
+    """Both right actions `[2, n, 2]` for states `[n, S]`, whose first number is the heading."""
     angle = np.pi / 4. * states[:, 0]
     way = 0.6 * np.stack([np.cos(angle), np.sin(angle)], -1)
     return np.stack([way, -way])
 
 
+def take(both, rng):
+    """One of both right actions at random, `[n, 2]`, with noise."""
+    taken = both[rng.integers(2, size=both.shape[1]), np.arange(both.shape[1])]
+    return taken + NOISE * rng.normal(size=taken.shape)
+
+
 def demonstrate(n, rng):
     """States `[n, 1]` and the actions `[n, 2]` that were taken there."""
     states = rng.uniform(-1., 1., [n, 1])
-    taken = ways(states)[rng.integers(2, size=n), np.arange(n)]
-    return states, taken + NOISE * rng.normal(size=taken.shape)
+    return states, take(ways(states), rng)
+
+
+def clone(flow, states, actions, epochs, seed, **arguments):
+    """A policy of these actions by maximum likelihood."""
+    policy = rl.LatentSpacePolicy(states.shape[1], ([-1., -1.], [1., 1.]), flow=flow, seed=seed)
+    policy.observe(states)
+    tfpc.fit(policy.distribution, actions, states, epochs=epochs, validation_split=0.1,
+             seed=seed, **arguments)
+    return policy
 
 
 def least_squares(states, actions, epochs):
@@ -58,10 +72,7 @@ def main(arguments=None):
     # Splines part two ways more sharply than affine couplings, a policy's default.
     flow = functools.partial(tfpc.ConditionalRealNVP, num_coupling_layers=4,
                              transformer='rational_quadratic', seed=0)
-    policy = rl.LatentSpacePolicy(1, ([-1., -1.], [1., 1.]), flow=flow, seed=0)
-    policy.observe(states)
-    tfpc.fit(policy.distribution, actions, states, epochs=args.epochs,
-             validation_split=0.1, seed=0)
+    policy = clone(flow, states, actions, args.epochs, seed=0)
 
     new, demonstrated = demonstrate(500, np.random.default_rng(1))
     ways_of_acting = {

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / 'benchmarks'))
 # pylint: disable=wrong-import-position
 import structured
 
-each_task = pytest.mark.parametrize('task', structured.TASKS, ids=lambda task: task.name)
+each_task = pytest.mark.parametrize('task', structured.TASKS.values(), ids=lambda task: task.name)
 
 
 @each_task
@@ -55,8 +55,8 @@ def test_sizes_are_mixed():
 
 def test_it_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [
-        'structured.py', '--out', str(tmp_path), '--tasks', '3', '--simulations', '200',
-        '--test', '20', '--epochs', '1'])
+        'structured.py', '--out', str(tmp_path), '--tasks', 'blobs in images', '--simulations',
+        '200', '--draws', '20', '--epochs', '1'])
     structured.main()
     text = (tmp_path / 'structured.md').read_text(encoding='utf-8')
     rows = [line.strip('| ').split(' | ') for line in text.strip().split('\n')[-3:]]
