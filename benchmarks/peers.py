@@ -224,6 +224,9 @@ MODELS = {model.name: model for model in (
           {'Gaussian linear': dict(flow_layers=3, training=SHORT)}),
     Model(NORMFLOWS, CLASSES[NORMFLOWS], dict(_SPLINES, bins=8),
           {'Gaussian linear': dict(layers=3, training=SHORT)}),
+    # What sbibm fitted; sbi standardises its rows by itself.
+    Model('sbi, NPE', 'with_torch.SBI', dict(density_estimator='nsf'),
+          standardises=True),
     Model('hand-written TFP', 'with_tensorflow.Autoregressive',
           dict(_NETWORK, layers=5, bins=8, bound=4.), quick=dict(layers=1)),
     Model('mixture density network, TFP', 'with_tensorflow.GaussianMixture',

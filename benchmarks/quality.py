@@ -17,7 +17,7 @@ apart at given observations (Lueckmann et al. 2021): 0.5 at best and 1 at worst.
 The published benchmark by its own protocol, which takes hours, is fitted on request:
 
     python benchmarks/quality.py --out DIR --workers 2 --seeds 0 \
-        --packages tfp_conditional zuko --tasks 'sbibm: two moons, N = 10000'
+        --packages tfp_conditional zuko 'sbi, NPE' --tasks 'sbibm: two moons, N = 10000'
 """
 
 import processes

@@ -188,3 +188,26 @@ class NormFlows(Torch):
                 parts.append(normflows.flows.LULinearPermute(event_size))
         self.flow = normflows.ConditionalNormalizingFlow(
             normflows.distributions.DiagGaussian(event_size, trainable=False), parts)
+
+
+class SBI(Torch):
+    """Neural posterior estimation of sbi: its network, its optimizer, its stop."""
+
+    requires = ('sbi.inference',)
+    calls = {'log_prob': lambda estimator, y, c: estimator.log_prob(y[None], c)[0]}
+
+    def density(self, event_size, condition_size, **settings):
+        self._settings = settings
+
+    def fit(self, train, validation):
+        from sbi import inference
+        y, c = (self.tensor(np.concatenate(pair)) for pair in zip(train, validation))
+        trainer = inference.NPE(show_progress_bars=False, **self._settings)
+        # A tenth of the rows, of its own choice, is for validation.
+        self.flow = trainer.append_simulations(y, c).train()
+        return trainer.summary['epochs_trained'][-1]
+
+    def draw(self, c, n):
+        self.reseed(0)
+        with torch.no_grad():
+            return self.flow.sample((n,), self.tensor(c[None]))[:, 0].numpy()
