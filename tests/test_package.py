@@ -16,7 +16,7 @@ ROOT = pathlib.Path(tfpc.__file__).parent
 ORDER = {
     '_version': (),
     'core': ('_tfp', 'types', 'seeds', 'dropout', 'progress', 'compiled', 'one_pass',
-             'conditions', 'bijector', 'serving', 'distribution'),
+             'conditions', 'bijector', 'serving', 'distribution', 'ensemble'),
     'transformers': ('transformer', 'affine', 'spline'),
     'networks': ('network', 'mlp', 'residual', 'made', 'custom', 'template'),
     'embeddings': ('masks', 'embedding', 'deep_set', 'set_transformer', 'time_series',
@@ -43,7 +43,7 @@ PUBLIC = {
     'ActNorm', 'Additive', 'Affine', 'CircularRationalQuadratic',
     'ConditionalAutoregressive',
     'ConditionalBijector', 'ConditionalChain', 'ConditionalCoupling',
-    'ConditionalElementwise', 'ConditionalEmbedding',
+    'ConditionalElementwise', 'ConditionalEmbedding', 'ConditionalEnsemble',
     'ConditionalMaskedAutoregressiveFlow', 'ConditionalRealNVP',
     'ConditionalRealNVPTemplate', 'ConditionalTransformedDistribution', 'Exportable',
     'Gaussianization', 'InvertibleLinear',

@@ -140,7 +140,7 @@ def test_python_state():
     def is_same_after(change):
         before = programs.python_state(module)
         change()
-        return programs._same(before, programs.python_state(module))
+        return programs.same(before, programs.python_state(module))
 
     assert is_same_after(lambda: module.parts[2].assign(2.))
     for change in (lambda: module.parts.append(2),
