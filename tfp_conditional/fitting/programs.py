@@ -26,8 +26,10 @@ from tfp_conditional.fitting.training import Training
 
 _SLOT = '_program_of_last_fit'
 _NUMBERS = (bool, int, float, complex, str, bytes, type(None), np.generic, tf.DType,
-            tf.TensorShape)
+            tf.TensorShape, tf.TensorSpec)
 _CONTAINERS = (dict, list, tuple, set, frozenset)
+# Attributes by which TensorFlow keeps its books.
+_BOOKS = (_SLOT, '_self_', '_name_scope')
 # What these hold beside tf.Modules is their own affair, and changes at calls.
 _OPAQUE = {'tensorflow', 'tensorflow_probability', 'numpy', 'builtins', 'weakref',
            'threading', '_thread', 'functools', 'collections', 'enum', 'inspect'}
@@ -100,7 +102,10 @@ def structure(root):
 
     Variables are in it by their place, functions by their code, and parts by their
     type. What cannot be looked into is what it is, and makes others another structure.
+    Seeds of this package's own parts are no part of it: what they decide are variables,
+    and arrays, which are.
     """
+    _ = root.parameters, root.batch_shape   # TFP keeps what it was first asked.
     places = {id(variable): i for i, variable in enumerate(root.variables)}
 
     def token(value):
@@ -110,14 +115,24 @@ def structure(root):
         if isinstance(value, types.FunctionType):
             return value.__code__
         return type(value) if _is_open(value) else value
-    return python_state(root, token)
+
+    def attributes(value):
+        found = vars(value)
+        if type(value).__module__.split('.')[0] != __name__.split('.')[0]:
+            return found
+        if '_parameters' in found:
+            found = {**found, '_parameters': {
+                **(found['_parameters'] or {}), 'seed': None}}
+        return {key: part for key, part in found.items() if 'seed' not in key}
+    return python_state(root, token, attributes)
 
 
-def python_state(root, token=lambda value: value):
+def python_state(root, token=lambda value: value, attributes=vars):
     """What of an object a trace makes constants of: a list, for `same`.
 
     Values are in it as text, arrays by their checksum, variables, functions and
-    objects of others as what `token` makes of them.
+    objects of others as what `token` makes of them. `attributes` of an object are a
+    `dict`.
     """
     found, seen, rest = [], {}, [root]
     while rest:
@@ -134,18 +149,18 @@ def python_state(root, token=lambda value: value):
         if isinstance(value, (Program, compiled.CompiledMethods)):
             continue
         if id(value) in seen:
-            found.append(f'seen {seen[id(value)]}')
+            found.append(f'seen {seen[id(value)][0]}')
             continue
-        seen[id(value)] = len(seen)
+        seen[id(value)] = len(seen), value    # Kept, lest another get its id.
         if value is not root:
             # The root itself would be a cycle; containers count by what is in them.
             found.append(str(type(value)) if isinstance(value, _CONTAINERS)
                          else token(value))
-        rest += _parts(value)
+        rest += _parts(value, attributes)
     return found
 
 
-def _parts(value):
+def _parts(value, attributes):
     if isinstance(value, dict):
         return [part for pair in value.items() for part in pair]
     if isinstance(value, _CONTAINERS):
@@ -155,11 +170,10 @@ def _parts(value):
                 *[_contents(cell) for cell in value.__closure__ or ()]]
     if isinstance(value, types.MethodType):
         return [value.__self__, value.__func__]
-    if not _is_open(value):
+    if not _is_open(value) or not hasattr(value, '__dict__'):
         return []
-    return [part for pair in sorted(getattr(value, '__dict__', {}).items(),
-                                    key=lambda pair: pair[0])
-            for part in pair if pair[0] != _SLOT]
+    return [part for pair in sorted(attributes(value).items(), key=lambda pair: pair[0])
+            for part in pair if not pair[0].startswith(_BOOKS)]
 
 
 def _is_open(value):
