@@ -118,13 +118,14 @@ def main():
     parser.add_argument('--tasks', nargs='+', choices=tasks.TASKS, default=NAMES)
     parser.add_argument('--rows', nargs='+', type=int, default=[1000, 10_000])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
-    parser.add_argument('--quick', action='store_true', help='one epoch, few rows')
+    parser.add_argument('--quick', action='store_true', help='one epoch of small flows')
     arguments = parser.parse_args()
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     runs = arguments.out / 'runs'
     runs.mkdir(parents=True, exist_ok=True)
-    quick = dict(epochs=1, test_rows=50, samples=9, num_coupling_layers=1) if arguments.quick else {}
+    quick = dict(epochs=1, test_rows=50, samples=9, num_coupling_layers=1,
+                 hidden_layers=(8,)) if arguments.quick else {}
     for rows, seed, name in itertools.product(
             arguments.rows, arguments.seeds, arguments.tasks):
         task = tasks.TASKS[name]
