@@ -104,7 +104,7 @@ def summary(results):
     row = {f'gap, K = {k}': f"{np.mean([r[f'gap {k}'] for r in results]):.3f}"
            for k in SIZES}
     for k, label, kind in [*[(k, 'coverage error', coverage) for k in SIZES],
-                           *[(k, 'conformal', conformal) for k in SIZES[::2]]]:
+                           *[(k, 'conformal', conformal) for k in SIZES[::len(SIZES) - 1]]]:
         row[f'{label}, K = {k}'] = format(np.mean([
             np.abs(kind(levels) - NOMINAL) for r in results
             for levels in r[f'levels {k}']]), '.3f')

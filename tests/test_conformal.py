@@ -29,7 +29,7 @@ def wrong(scale, shift=0., base=None):
     return flow(flows.base() if base is None else base)
 
 
-@pytest.mark.parametrize('scale, shift', [(1., 0.), (0.4, 0.1), (0.02, 0.), (5., 1.)])
+@pytest.mark.parametrize('scale, shift', [(1., 0.), (0.02, 0.), (5., 1.)])
 def test_coverage_is_that_of_the_beta_distribution(scale, shift):
     dist, rows, fresh = wrong(scale, shift), 499, 4000
     regions = calibration.conformal_regions(

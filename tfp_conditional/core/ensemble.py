@@ -1,7 +1,6 @@
 """`ConditionalEnsemble`: an equal mixture of conditional distributions."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -80,8 +79,8 @@ class ConditionalEnsemble(distribution_lib.ConditionalTransformedDistribution):
             flow if conditions is None else flow.condition(conditions),
             validate_args=validate_args, name=name)
         self._parameters = self._no_dependency(dict(
-            members=flow.members, conditions=conditions, validate_args=validate_args,
-            name=name))
+            members=tuple(flow.members), conditions=conditions,
+            validate_args=validate_args, name=name))
 
     def _begin(self):
         vars(self).pop('_is_pending', None)

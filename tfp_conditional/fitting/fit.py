@@ -264,7 +264,7 @@ def _fit_members(ensemble, optimizer, seed, checkpoint, callback, settings):
                          'to `fit`.')
     first, *rest = ensemble.members
     structures = [programs.structure(member) for member in ensemble.members]
-    columns: dict[str, list] = {}
+    columns = {}
 
     def fit_member(number, dist):
         def joined(history):
