@@ -51,7 +51,7 @@ FAST = {
         'test_misuse', 'test_seeds'],
     'test_first_weights': ['test_gains'],
     'test_programs': ['test_python'],
-    'test_ensembles': ['test_gradients', 'test_events', 'test_each'],
+    'test_ensembles': ['test_each', 'test_events', 'test_misuse'],
     # What the package does not import.
     'test_posterior': ['test_smoothing', 'test_thresholds', 'test_weights'],
     'test_diagnostics': ['test_misspecification_of', 'test_predictive_checks', 'test_z'],
