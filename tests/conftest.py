@@ -7,6 +7,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import hypothesis
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import func_graph
 
 from tests import fast
 
@@ -25,3 +26,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if fast.is_fast(item):
             item.add_marker(pytest.mark.fast)
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """The graphs made from here on."""
+    made, init = [], func_graph.FuncGraph.__init__
+
+    def counting(self, name, *args, **kwargs):
+        made.append(name)
+        init(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(func_graph.FuncGraph, '__init__', counting)
+    return made

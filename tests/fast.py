@@ -51,10 +51,12 @@ FAST = {
         'test_misuse', 'test_seeds'],
     'test_first_weights': ['test_gains'],
     'test_programs': ['test_python'],
+    'test_ensembles': ['test_each', 'test_events', 'test_misuse'],
     # What the package does not import.
     'test_posterior': ['test_smoothing', 'test_thresholds', 'test_weights'],
     'test_diagnostics': ['test_misspecification_of', 'test_predictive_checks', 'test_z'],
     'test_structured_benchmark': ['test_sizes', 'test_the_optimum'],
+    'test_conformal': ['test_thresholds', 'test_rows'],
     'test_calibration': [
         'test_coverage', 'test_kolmogorov', 'test_misuse', 'test_ranks', 'test_tarp'],
     'test_plot': ['test_bins', 'test_highest', 'test_misuse', 'test_rank_histogram_'],

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from tensorflow.python.framework import func_graph
 
 import tfp_conditional as tfpc
 from tests import flows
@@ -15,19 +14,6 @@ from tests import test_fit as fits
 from tests.test_fit import BATCHES, C, Y, small, values
 from tfp_conditional.bijectors.unconditional import Adaptive
 from tfp_conditional.fitting import programs
-
-
-@pytest.fixture
-def graphs(monkeypatch):
-    """The graphs made from here on."""
-    made, init = [], func_graph.FuncGraph.__init__
-
-    def counting(self, name, *args, **kwargs):
-        made.append(name)
-        init(self, name, *args, **kwargs)
-
-    monkeypatch.setattr(func_graph.FuncGraph, '__init__', counting)
-    return made
 
 
 def restart(dist, first=None):
@@ -140,7 +126,7 @@ def test_python_state():
     def is_same_after(change):
         before = programs.python_state(module)
         change()
-        return programs._same(before, programs.python_state(module))
+        return programs.same(before, programs.python_state(module))
 
     assert is_same_after(lambda: module.parts[2].assign(2.))
     for change in (lambda: module.parts.append(2),

@@ -21,6 +21,7 @@ from tfp_conditional.core.bijector import ConditionalBijector
 from tfp_conditional.core.distribution import given
 from tfp_conditional.core.distribution import ConditionalTransformedDistribution
 from tfp_conditional.core.dropout import training
+from tfp_conditional.core.ensemble import ConditionalEnsemble
 from tfp_conditional.export import Exportable
 from tfp_conditional.export import exportable
 from tfp_conditional.fitting.fit import fit
@@ -49,6 +50,7 @@ __all__ = [
     'ConditionalCoupling',
     'ConditionalElementwise',
     'ConditionalEmbedding',
+    'ConditionalEnsemble',
     'ConditionalMaskedAutoregressiveFlow',
     'ConditionalRealNVP',
     'ConditionalRealNVPTemplate',

@@ -19,6 +19,7 @@ local_classifier_two_sample_test   where, for which conditions, it is wrong
 classifier_two_sample_test         against true samples, where there are some
 posterior_predictive_check         does it predict what was observed?
 misspecification_test              are simulations like what was observed?
+conformal_regions                  regions that hold the truth in any case
 ```
 
 This module is not imported by `import tfp_conditional`; it needs SciPy, and classifiers
@@ -46,6 +47,7 @@ assert ranks.shape == (200, 2) and np.all(p_value > 0.01)
 
 from tfp_conditional.calibration.classifiers import classifier_two_sample_test
 from tfp_conditional.calibration.classifiers import local_classifier_two_sample_test
+from tfp_conditional.calibration.conformal import conformal_regions
 from tfp_conditional.calibration.diagnostics import misspecification_test
 from tfp_conditional.calibration.diagnostics import posterior_predictive_check
 from tfp_conditional.calibration.diagnostics import z_scores_and_contraction
@@ -58,8 +60,9 @@ from tfp_conditional.calibration.uniformity import histogram_band
 from tfp_conditional.calibration.uniformity import uniformity_test
 
 __all__ = [
-    'classifier_two_sample_test', 'coverage_band', 'coverage_curve', 'expected_coverage',
-    'histogram_band', 'local_classifier_two_sample_test', 'misspecification_test',
-    'posterior_predictive_check', 'simulation_based_calibration', 'tarp',
-    'uniformity_test', 'z_scores_and_contraction',
+    'classifier_two_sample_test', 'conformal_regions', 'coverage_band', 'coverage_curve',
+    'expected_coverage', 'histogram_band', 'local_classifier_two_sample_test',
+    'misspecification_test', 'posterior_predictive_check',
+    'simulation_based_calibration', 'tarp', 'uniformity_test',
+    'z_scores_and_contraction',
 ]

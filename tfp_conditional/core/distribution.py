@@ -114,6 +114,8 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         self._compiled = compiled.CompiledMethods()
         self._base_batch_shape, self._base_event_shape = batch_shape, event_shape
 
+    _has_latents = True     # Which `forward` and `inverse` are of.
+
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
         return super()._parameter_properties(dtype, num_classes=num_classes)
@@ -436,7 +438,8 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
                 return tf.nest.flatten(flow.check_conditions(self.bijector.conditions))
         return serving.Methods(
             flow, given, [None] if given is None else self.batch_shape.as_list(),
-            self._base_batch_shape, self._compiled_density, self._draw, self._kwargs_of)
+            self._base_batch_shape, self._compiled_density, self._draw, self._kwargs_of,
+            self._has_latents)
 
     def _trackable_children(self, save_type='checkpoint', **kwargs):
         # What `tf.saved_model.save` and `tf.train.Checkpoint` ask: see `_tfp`.

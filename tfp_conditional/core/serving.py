@@ -39,9 +39,11 @@ class Methods:
       density: function (`'log_prob'`, events, *leaves of conditions).
       draw: function (method, seed, sample_shape, batch_shape, *leaves).
       kwargs_of: function of leaves: the keyword arguments of the flow.
+      has_latents: `bool`, whether there are `forward` and `inverse`.
     """
 
-    def __init__(self, flow, given, batch, base_batch, density, draw, kwargs_of):
+    def __init__(self, flow, given, batch, base_batch, density, draw, kwargs_of,
+                 has_latents):
         self._flow, self._given, self._batch = flow, given, batch
         self._base_batch, self._draw = base_batch, draw
         self._conditions = ([] if given is not None else
@@ -51,11 +53,13 @@ class Methods:
         calls = {
             'sample': self._of_seed('sample'),
             'sample_and_log_prob': self._of_seed('sample_and_log_prob'),
-            'log_prob': self._of_value(functools.partial(density, 'log_prob')),
-            'forward': self._of_value(lambda x, *leaves: flow.forward(
-                x, **kwargs_of(leaves))),
-            'inverse': self._of_value(lambda y, *leaves: flow.inverse(
-                y, **kwargs_of(leaves)))}
+            'log_prob': self._of_value(functools.partial(density, 'log_prob'))}
+        if has_latents:
+            calls.update(
+                forward=self._of_value(lambda x, *leaves: flow.forward(
+                    x, **kwargs_of(leaves))),
+                inverse=self._of_value(lambda y, *leaves: flow.inverse(
+                    y, **kwargs_of(leaves))))
         self._calls = {name: tf.function(call, autograph=False)
                        for name, call in calls.items()}
         self.functions = {name: self._traced(name) for name in calls}
@@ -108,12 +112,14 @@ class Methods:
         events, latents = (tf.TensorSpec([*batch, *shape], self._flow.dtype)
                            for shape in (self._events, self._latents))
         conditions = dict(zip(['conditions'], self._conditions))
-        sample, both, log_prob, forward, inverse = self._calls.values()
+        both = self._calls['sample_and_log_prob']
         found = {
-            'log_prob': signature(log_prob, ['log_probs'], events=events, **conditions),
-            'forward': signature(forward, ['events'], latents=latents, **conditions),
-            'inverse': signature(inverse, ['latents'], events=events, **conditions)}
-        for name, call, outputs in [('sample', sample, ['samples']), (
+            name: signature(self._calls[name], [output], **{label: spec}, **conditions)
+            for name, output, label, spec in [
+                ('log_prob', 'log_probs', 'events', events),
+                ('forward', 'events', 'latents', latents),
+                ('inverse', 'latents', 'events', events)] if name in self._calls}
+        for name, call, outputs in [('sample', self._calls['sample'], ['samples']), (
                 'sample_and_log_prob', both, ['samples', 'log_probs'])]:
             found[name] = signature(
                 lambda n, *rest, call=call: call(n, fresh_seed(), *rest), outputs,

@@ -14,6 +14,7 @@ import tf_keras
 
 from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import ensemble as ensemble_lib
 from tfp_conditional.core import seeds
 from tfp_conditional.core.progress import progress
 from tfp_conditional.core.types import Conditions, Path, TensorLike
@@ -64,6 +65,10 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
     Make a new `dist` for such data. With the settings of the first and data of its
     shapes a second fit takes what the first compiled, which `dist` keeps.
 
+    The members of a `ConditionalEnsemble` are fitted in turn, number k from 0 with
+    `seed + k`: by `validation_split`, to other rows. Those that differ in variables
+    only all take what the first compiled.
+
     ```python
     import numpy as np
     import tensorflow as tf
@@ -83,7 +88,7 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
     Args:
       dist: `tfd.Distribution` of batch shape `[]`: `flow(base)` or another
         `TransformedDistribution` over a conditional bijector, or any other, for
-        targets alone.
+        targets alone; or a `ConditionalEnsemble`.
       targets: `[N, ...]`, events in rows; or a `tf.data.Dataset` of batches
         (targets `[B, ...]`, conditions `[B, S]`), of (targets, conditions, weights
         `[B]`), with `()` for no conditions, or of targets alone, whose shuffling is its
@@ -121,7 +126,7 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
       checkpoint: path of a file, written after each epoch. Where it exists, the fit
         goes on from it, and ends as if never interrupted, bit for bit (a Dataset
         must repeat itself for that). Of several workers the chief writes it, and all
-        read it.
+        read it. Member k >= 1 of an ensemble has a file of its own, with `.k` added.
       callback: called as `callback(history)` after each epoch's checkpoint.
       jit_compile: `bool`, whether to compile by XLA.
       verbose: `bool`, whether to show a progress bar where tqdm is installed.
@@ -134,7 +139,8 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
 
     Returns:
       `dict` of lists, one entry an epoch: `'epoch'` from 1, `'loss'`, the mean over
-      the epoch's steps, and `'val_loss'` with validation; nats per event.
+      the epoch's steps, and `'val_loss'` with validation; nats per event. Of an
+      ensemble the epochs of all members, with `'member'` from 0.
 
     Raises:
       TypeError, ValueError: naming the argument, what was expected and what came;
@@ -145,6 +151,13 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
     """
     if not tf.executing_eagerly():
         raise RuntimeError('`fit` must be called eagerly, not in a `tf.function`.')
+    if isinstance(dist, ensemble_lib.ConditionalEnsemble):
+        return _fit_members(dist, optimizer, seed, checkpoint, callback, dict(
+            targets=targets, conditions=conditions, validation_data=validation_data,
+            validation_split=validation_split, epochs=epochs, batch_size=batch_size,
+            learning_rate=learning_rate, weight_decay=weight_decay, clip_norm=clip_norm,
+            patience=patience, ema_decay=ema_decay, target_noise=target_noise,
+            jit_compile=jit_compile, verbose=verbose, sample_weight=sample_weight))
     settings = dict(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
         weight_decay=weight_decay, clip_norm=clip_norm, patience=patience,
@@ -243,6 +256,44 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
                         updates.read()
             validation.finish()
     return history
+
+
+def _fit_members(ensemble, optimizer, seed, checkpoint, callback, settings):
+    """`fit` of each member, in the variables of the first where that is the same."""
+    if optimizer is not None:
+        raise ValueError('`optimizer` must be None for an ensemble: its moments would go '
+                         'on from member to member. Give `learning_rate` and the like, '
+                         'or fit each of `members` with an optimizer of its own.')
+    if ensemble.parameters['conditions'] is not None:
+        raise ValueError('`dist` must be the ensemble before `given`; give `conditions` '
+                         'to `fit`.')
+    first, *rest = ensemble.members
+    structures = [programs.structure(member) for member in ensemble.members]
+    columns = {}
+
+    def fit_member(number, dist):
+        def joined(history):
+            return {key: columns.get(key, []) + list(column) for key, column in {
+                'member': [number] * len(history['epoch']), **history}.items()}
+
+        suffix = f'.{number}' if number else ''
+        history = fit(
+            dist, seed=None if seed is None else seed + number,
+            checkpoint=None if checkpoint is None else os.fspath(checkpoint) + suffix,
+            callback=None if callback is None else lambda h: callback(joined(h)),
+            **settings)
+        columns.update(joined(history))
+
+    fit_member(0, first)
+    for number, member in enumerate(rest, 1):
+        # What `adapt` may have learnt beside variables cannot be lent.
+        if programs.same(structures[0], structures[number]) and programs.same(
+                structures[0], programs.structure(first)):
+            with programs.lent(first, member):
+                fit_member(number, first)
+        else:
+            fit_member(number, member)
+    return columns
 
 
 def _has_learnt(dist):

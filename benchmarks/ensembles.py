@@ -1,0 +1,154 @@
+"""What ensembles gain, and what conformal regions hold.
+
+    python benchmarks/ensembles.py --out DIR
+
+fits five members of `conditional_density`, all defaults, a tenth of the rows for
+validation, another for each, and writes `DIR/ensembles.md`: for mixtures of K of them
+the gap, which is the mean -log q of fresh rows less that of the exact posterior (of a
+table the loss itself), and the coverage error, which is the mean distance of the
+`coverage_curve` from the diagonal. Conformal is the coverage error of regions from
+half of the fresh rows, on the other half. CPU seconds are those of the first member,
+and of each later one, by one thread. What is in `DIR/runs` already is not run again.
+"""
+
+import os
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+# pylint: disable=wrong-import-position
+import argparse
+import itertools
+import json
+import pathlib
+import time
+
+import numpy as np
+from scipy import special
+import tensorflow as tf
+
+import report
+import tasks
+import tfp_conditional as tfpc
+
+SIZES = (1, 3, 5)
+NOMINAL = np.arange(1, 100) / 100
+NAMES = ('two moons', 'Gaussian mixture', 'Gaussian linear', 'breast cancer', 'digits')
+
+
+def run(task, rows, seed, epochs=100, test_rows=2000, samples=30, **flow):
+    """The numbers of members fitted to one set of data."""
+    data = task.data(seed, rows, test_rows)
+    y, c = (np.concatenate(pair) for pair in zip(data.train, data.validation))
+    ensemble = tfpc.ConditionalEnsemble([
+        tfpc.conditional_density(task.event_size, task.condition_size,
+                                 seed=100 * seed + k, **flow) for k in range(SIZES[-1])])
+    starts, clock = {}, [time.process_time()]
+
+    def callback(history):
+        starts.setdefault(history['member'][-1], clock[-1])
+        clock.append(time.process_time())
+
+    batch = {} if task.batch_size is None else dict(batch_size=task.batch_size)
+    history = tfpc.fit(ensemble, y, c, validation_split=0.1, epochs=epochs, seed=seed,
+                       verbose=False, callback=callback, **batch)
+    optimum = 0. if task.optimum is None else np.mean(task.log_posterior(*data.test))
+    of_test, of_draws = evaluate(ensemble.members, *data.test, samples)
+    result = dict(cpu=np.diff([*starts.values(), clock[-1]]).tolist(),
+                  epochs=np.bincount(history['member']).tolist())
+    for size in SIZES:
+        found = [mixture(of_test[part], of_draws[part, part], seed) for part in (
+            [slice(k, k + 1) for k in range(SIZES[-1])] if size == 1 else [slice(size)])]
+        result[f'gap {size}'] = float(optimum - np.mean([loss for loss, _ in found]))
+        result[f'levels {size}'] = [np.round(x, 4).tolist() for _, x in found]
+    return result
+
+
+def evaluate(members, y, c, samples):
+    """Log-probs of targets, `[K, N]`, and of draws of member j by k, `[K, K, L, N]`."""
+    of_test, of_draws = [], []
+    for rows in np.array_split(np.arange(len(y)), -(-len(y) // 250)):
+        given = [member.given(tf.constant(c[rows], tf.float32)) for member in members]
+        events = tf.concat([y[rows][np.newaxis].astype(np.float32), *[
+            each.sample(samples, seed=k) for k, each in enumerate(given)]], 0)
+        log_probs = np.stack([each.log_prob(events) for each in given])
+        of_test.append(log_probs[:, 0])
+        of_draws.append(log_probs[:, 1:].reshape(
+            len(members), len(members), samples, len(rows)))
+    return np.concatenate(of_test, -1), np.concatenate(of_draws, -1)
+
+
+def mixture(of_test, of_draws, seed):
+    """The mean log-prob of targets, and the levels of regions that just hold them."""
+    rng = np.random.default_rng(seed)
+    of_test = special.logsumexp(of_test, 0) - np.log(len(of_test))
+    of_draws = special.logsumexp(of_draws, 0) - np.log(len(of_draws))
+    drawn = rng.integers(len(of_draws), size=of_draws.shape[1:])
+    of_draws = np.take_along_axis(of_draws, drawn[np.newaxis], 0)[0]
+    ranks = np.sum(of_draws > of_test, 0) + rng.uniform(size=of_test.shape)
+    return np.mean(of_test, dtype=float), ranks / (len(of_draws) + 1)
+
+
+def coverage(levels, nominal=NOMINAL):
+    """The fraction of targets in the regions of those levels."""
+    return np.mean(np.asarray(levels)[:, None] <= nominal, 0)
+
+
+def conformal(levels):
+    """The same, of regions whose levels come from every other target."""
+    held, rest = np.sort(levels[::2]), np.asarray(levels[1::2])
+    rank = np.ceil((len(held) + 1) * NOMINAL).astype(int)
+    return coverage(rest, np.append(held, np.inf)[rank - 1])
+
+
+def summary(results):
+    """A row of the table, for results of several seeds."""
+    row = {f'gap, K = {k}': f"{np.mean([r[f'gap {k}'] for r in results]):.3f}"
+           for k in SIZES}
+    for k, label, kind in [*[(k, 'coverage error', coverage) for k in SIZES],
+                           *[(k, 'conformal', conformal) for k in SIZES[::len(SIZES) - 1]]]:
+        row[f'{label}, K = {k}'] = format(np.mean([
+            np.abs(kind(levels) - NOMINAL) for r in results
+            for levels in r[f'levels {k}']]), '.3f')
+    first, *later = np.mean([r['cpu'] for r in results], 0)
+    return {**row, 'CPU s': f'{first:.0f}, then {np.mean(later):.0f}'}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
+    parser.add_argument('--out', type=pathlib.Path, required=True)
+    parser.add_argument('--tasks', nargs='+', choices=tasks.TASKS, default=NAMES)
+    parser.add_argument('--rows', nargs='+', type=int, default=[1000, 10_000])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
+    parser.add_argument('--quick', action='store_true', help='one epoch of small flows')
+    arguments = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    runs = arguments.out / 'runs'
+    runs.mkdir(parents=True, exist_ok=True)
+    quick = dict(epochs=1, test_rows=50, samples=9, num_coupling_layers=1,
+                 hidden_layers=(8,)) if arguments.quick else {}
+    for rows, seed, name in itertools.product(
+            arguments.rows, arguments.seeds, arguments.tasks):
+        task = tasks.TASKS[name]
+        path = runs / f'{name}-{rows}-{seed}.json'.replace(' ', '_')
+        # A table has the rows that it has.
+        if not path.exists() and (task.optimum is not None or rows == arguments.rows[0]):
+            path.write_text(json.dumps(run(task, rows, seed, **quick)))
+    write(arguments.out)
+
+
+def write(out):
+    """`ensembles.md`, of all that there is."""
+    found = {}
+    for path in sorted((out / 'runs').glob('*.json')):
+        name, rows, _ = path.stem.replace('_', ' ').rsplit('-', 2)
+        found.setdefault((name, int(rows)), []).append(json.loads(path.read_text()))
+    table = report.table([{'task': name, 'N': rows, 'seeds': len(results),
+                           **summary(results)}
+                          for (name, rows), results in sorted(found.items())])
+    (out / 'ensembles.md').write_text(f'# Ensembles\n\nNats per event.\n\n{table}',
+                                      encoding='utf-8')
+    print(table)
+
+
+if __name__ == '__main__':
+    main()
