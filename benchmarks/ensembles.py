@@ -50,7 +50,8 @@ def run(task, rows, seed, epochs=100, test_rows=2000, samples=30, **flow):
     batch = {} if task.batch_size is None else dict(batch_size=task.batch_size)
     history = tfpc.fit(ensemble, y, c, validation_split=0.1, epochs=epochs, seed=seed,
                        verbose=False, callback=callback, **batch)
-    optimum = 0. if isinstance(task, tasks.Measured) else np.mean(task.log_posterior(*data.test))
+    optimum = (0. if isinstance(task, tasks.Measured) else
+               np.mean(task.log_posterior(*data.test)))
     of_test, of_draws = evaluate(ensemble.members, *data.test, samples)
     result = dict(cpu=np.diff([*starts.values(), clock[-1]]).tolist(),
                   epochs=np.bincount(history['member']).tolist())
