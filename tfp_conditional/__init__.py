@@ -13,6 +13,8 @@ from tfp_conditional.bijectors.mixing import ActNorm
 from tfp_conditional.bijectors.mixing import InvertibleLinear
 from tfp_conditional.bijectors.squash import Squash
 from tfp_conditional.bijectors.standardize import Standardized
+from tfp_conditional.bijectors.support import Circular
+from tfp_conditional.bijectors.support import Simplex
 from tfp_conditional.bijectors.support import support_bijector
 from tfp_conditional.bijectors.tails import Tails
 from tfp_conditional.config import from_config
@@ -42,6 +44,7 @@ __all__ = [
     'ActNorm',
     'Additive',
     'Affine',
+    'Circular',
     'CircularRationalQuadratic',
     'ConditionalAutoregressive',
     'ConditionalBijector',
@@ -59,6 +62,7 @@ __all__ = [
     'MLP',
     'RationalQuadratic',
     'ResidualNetwork',
+    'Simplex',
     'SoftBounds',
     'Squash',
     'Standardized',

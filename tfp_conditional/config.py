@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tfp_conditional import _version
+from tfp_conditional.bijectors import support
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.networks import network
 from tfp_conditional.transformers import transformer
@@ -19,9 +20,10 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 
 FORMAT = 1   # Of what `to_config` returns; the only one that `from_config` reads.
 
-# Where classes are looked for; the last is for `flow.condition(conditions)`.
+# Where classes are looked for; the last two are for `flow.condition(conditions)`, and for
+# the parts that a list of supports makes.
 _NAMESPACES = {'tfd': tfd, 'tfb': tfb, 'tfpc': tfpc, 'linalg': tf.linalg,
-               'core': bijector_lib}
+               'core': bijector_lib, 'support': support}
 _KINDS = (tf.Module, transformer.Transformer, network.Conditioner)
 
 

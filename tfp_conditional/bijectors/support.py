@@ -1,12 +1,28 @@
-"""`support_bijector`: from unbounded vectors to the support of the events."""
+"""`support_bijector`, and the supports of single columns: intervals, circles, simplices."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from tfp_conditional.core.types import DType, TensorLike
+from tfp_conditional.bijectors import adapt as adapt_lib
+from tfp_conditional.bijectors import bounds
+from tfp_conditional.bijectors import coupling
+from tfp_conditional.bijectors import settings
+from tfp_conditional.bijectors import unconditional
+from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core.one_pass import FORWARD, INVERSE
+from tfp_conditional.core.types import Conditions, DType, TensorLike
+from tfp_conditional.transformers import spline
 
-tfb = tfp.bijectors
+tfb, tfd = tfp.bijectors, tfp.distributions
 
 
 def support_bijector(low: TensorLike | None = None, high: TensorLike | None = None,
@@ -68,6 +84,13 @@ def support_bijector(low: TensorLike | None = None, high: TensorLike | None = No
     if not np.all(low < high):
         raise ValueError(f'`low` must be less than `high`; got {low.tolist()} and '
                          f'{high.tolist()}.')
+    parts, sizes = _intervals(low, high, dtype)
+    return parts[0] if len(parts) == 1 else tfb.Blockwise(
+        parts, block_sizes=sizes, name=name)
+
+
+def _intervals(low, high, dtype):
+    """Stock bijectors onto intervals, and how many units that follow each maps."""
     kinds = 2 * np.isfinite(low) + np.isfinite(high)
     starts = np.flatnonzero(np.diff(kinds, prepend=-1))
     parts, sizes = [], np.diff([*starts, low.size])
@@ -80,6 +103,364 @@ def support_bijector(low: TensorLike | None = None, high: TensorLike | None = No
                 tf.constant(-1., dtype)), tfb.Softplus()]),
             2: lambda: tfb.Chain([tfb.Shift(below), tfb.Softplus()]),
             3: lambda: tfb.Sigmoid(below, above)}[kinds[start]]())
-    if len(parts) == 1:
-        return parts[0]
-    return tfb.Blockwise(parts, block_sizes=sizes.tolist(), name=name)
+    return parts, sizes.tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Circular:
+    """A column of angles, or of any numbers that wrap: `low` and `high` are one point.
+
+    An entry of the `support` of `conditional_density`. Densities are with respect to
+    the length of the interval [low, high), and are the same a period further on.
+
+    ```python
+    import numpy as np
+    import tfp_conditional as tfpc
+
+    hours = np.random.default_rng(0).normal(23., 2., [256, 1]) % 24.
+    dist = tfpc.conditional_density(1, 3, support=[tfpc.Circular(0., 24.)])
+    given = dist.given(np.ones([256, 3]))
+    np.testing.assert_allclose(given.log_prob(hours), given.log_prob(hours + 24.),
+                               atol=1e-3)
+    ```
+
+    Attributes:
+      low, high: `float`, of which the difference is the period.
+
+    Raises:
+      ValueError: for an interval that is empty or infinite.
+    """
+
+    low: float = -math.pi
+    high: float = math.pi
+
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError('`low` must be less than `high`, and both finite; got '
+                             f'{self.low}, {self.high}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Simplex:
+    """So many columns of positive numbers whose sum is 1.
+
+    An entry of the `support` of `conditional_density`. Densities are with respect to
+    all of these columns but the last, which the others determine.
+
+    ```python
+    import numpy as np
+    import tfp_conditional as tfpc
+
+    # Parts of a budget, and its size.
+    dist = tfpc.conditional_density(4, 2, support=[tfpc.Simplex(3), (0., np.inf)])
+    y = dist.given(np.ones([5, 2])).sample()
+    np.testing.assert_allclose(np.sum(y[:, :3], -1), 1., rtol=1e-5)
+    ```
+
+    Attributes:
+      size: `int` >= 2, the number of columns.
+
+    Raises:
+      TypeError, ValueError: for another size.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        conditions_lib.positive_int(self.size, 'size', least=2)
+
+
+class Columns:
+    """What a list of supports, one for each column or group of columns, makes.
+
+    Attributes:
+      parts: bijectors from what the flow makes, `[D']`, to the targets, the last of
+        them applied first.
+      circular: bool array `[D']`, which units that the flow makes are angles.
+    """
+
+    def __init__(self, support, event_size, dtype):
+        blocks, found, circular, count = [], [], [], 0
+        low, high = np.full([2, event_size], np.nan)
+        for i, entry in enumerate(support):
+            size = inner = 1
+            block, ends = None, (-np.inf, np.inf)
+            if isinstance(entry, Circular):
+                if count < event_size:
+                    low[count], high[count] = entry.low, entry.high
+            elif isinstance(entry, Simplex):
+                size, inner, block = (
+                    entry.size, entry.size - 1, tfb.IteratedSigmoidCentered())
+            elif isinstance(entry, tfb.Bijector):
+                if entry.forward_min_event_ndims:
+                    raise ValueError(
+                        f'`support[{i}]` must map single numbers; {entry.name!r} maps '
+                        'vectors. Give it alone, as `support`, or a `Simplex(size)`.')
+                block = entry
+            elif entry is not None:
+                ends = _bounds(entry, i)
+            count += size
+            blocks.append((block, size, *ends))
+            found += [entry is None] * inner
+            circular += [isinstance(entry, Circular)] * inner
+        if count != event_size:
+            raise ValueError(
+                f'`support` must have entries for {event_size} columns, `event_size`; '
+                f'those that came are for {count}. Each is for one, but `Simplex(size)`.')
+        self.circular = np.array(circular)
+        self.parts = []
+        if any(circular):
+            self.parts.append(Wrapped(low, high, dtype))
+        stock, sizes = _merged(blocks, dtype)
+        if not all(isinstance(part, tfb.Identity) for part in stock):
+            self.parts.append(stock[0] if len(stock) == 1 else Blocks(stock, sizes))
+        if any(found):
+            self.parts.append(bounds.SoftBounds(len(found), dtype, mask=found))
+
+
+def _bounds(entry, i):
+    """The bounds of an interval, of which `None` is an infinite one."""
+    if not isinstance(entry, (tuple, list, np.ndarray)) or len(entry) != 2:
+        raise TypeError(
+            f'`support[{i}]` must be (low, high), `Circular(low, high)`, '
+            '`Simplex(size)`, a tfb.Bijector of single numbers, or `None` for a real '
+            f'column whose edges are found in the data; got {entry!r}.')
+    low, high = (default if bound is None else float(bound) for bound, default in zip(
+        entry, (-np.inf, np.inf)))
+    if not low < high:
+        raise ValueError(f'`support[{i}]` must have `low` less than `high`; got '
+                         f'{entry!r}.')
+    return low, high
+
+
+def _merged(blocks, dtype):
+    """Blocks as bijectors and their sizes; intervals that follow each other at once."""
+    parts, sizes, pending = [], [], []
+
+    def flush():
+        if pending:
+            new, widths = _intervals(*np.array(pending).T, dtype)
+            parts.extend(new)
+            sizes.extend(widths)
+            pending.clear()
+
+    for block, size, low, high in blocks:
+        if block is None:
+            pending.append((low, high))
+        else:
+            flush()
+            # Of a block, the size is that before it.
+            parts.append(block)
+            sizes.append(int(block.inverse_event_shape([size])[0]))
+    flush()
+    return parts, sizes
+
+
+class Blocks(tfb.Bijector):
+    """`tfb.Blockwise`, which warns where a simplex is one of the blocks."""
+
+    def __init__(self, bijectors: Sequence[tfp.bijectors.Bijector],
+                 block_sizes: Sequence[int], name: str = 'support') -> None:
+        parameters = dict(locals())
+        self._bijectors, self._sizes = list(bijectors), list(block_sizes)
+        self._new_sizes = [int(part.forward_event_shape([size])[0])
+                           for part, size in zip(bijectors, block_sizes)]
+        super().__init__(forward_min_event_ndims=1, parameters=parameters, name=name)
+
+    def _map(self, method, value, sizes, *event_ndims):
+        return [getattr(part, method)(block, *event_ndims) for part, block in zip(
+            self._bijectors, tf.split(value, sizes, axis=-1))]
+
+    def _forward(self, x):
+        return tf.concat(self._map('forward', x, self._sizes), -1)
+
+    def _inverse(self, y):
+        return tf.concat(self._map('inverse', y, self._new_sizes), -1)
+
+    def _forward_log_det_jacobian(self, x):
+        return tf.add_n(self._spread('forward_log_det_jacobian', x, self._sizes))
+
+    def _inverse_log_det_jacobian(self, y):
+        return tf.add_n(self._spread('inverse_log_det_jacobian', y, self._new_sizes))
+
+    def _spread(self, method, value, sizes):
+        """Log-dets, of which some parts have but one number for the batch."""
+        return [tf.broadcast_to(log_det, tf.shape(value)[:-1]) for log_det in map(
+            functools.partial(tf.cast, dtype=value.dtype),
+            self._map(method, value, sizes, 1))]
+
+    def _forward_event_shape(self, shape):
+        return tf.TensorShape(shape[:-1]).concatenate([sum(self._new_sizes)])
+
+    def _inverse_event_shape(self, shape):
+        return tf.TensorShape(shape[:-1]).concatenate([sum(self._sizes)])
+
+    def _forward_event_shape_tensor(self, shape):
+        return tf.concat([shape[:-1], [sum(self._new_sizes)]], 0)
+
+    def _inverse_event_shape_tensor(self, shape):
+        return tf.concat([shape[:-1], [sum(self._sizes)]], 0)
+
+    @classmethod
+    def _parameter_properties(cls, dtype):
+        return {}
+
+
+class Latents(tfd.Distribution):
+    """So many angles, uniform on [-pi, pi), and so many standard normal numbers."""
+
+    def __init__(self, num_angles: int, num_others: int, dtype: DType = tf.float32,
+                 name: str = 'latents') -> None:
+        parameters = dict(locals())
+        self._sizes = [num_angles, num_others]
+        bound = np.full(num_angles, math.pi, tf.as_dtype(dtype).as_numpy_dtype)
+        self._parts = (
+            tfd.Independent(tfd.Uniform(-bound, bound), 1),
+            tfd.Independent(tfd.Normal(tf.zeros(num_others, dtype),
+                                       tf.ones(num_others, dtype)), 1))
+        super().__init__(
+            dtype=tf.as_dtype(dtype), validate_args=False, allow_nan_stats=True,
+            reparameterization_type=tfd.FULLY_REPARAMETERIZED, parameters=parameters,
+            name=name)
+
+    def _event_shape(self):
+        return tf.TensorShape([sum(self._sizes)])
+
+    def _event_shape_tensor(self):
+        return tf.constant([sum(self._sizes)])
+
+    def _sample_n(self, n, seed=None):
+        seeds = tfp.random.split_seed(seed, n=2)
+        return tf.concat([part.sample(n, seed=own)
+                          for part, own in zip(self._parts, seeds)], axis=-1)
+
+    def _log_prob(self, x):
+        return tf.add_n([part.log_prob(block) for part, block in zip(
+            self._parts, tf.split(x, self._sizes, axis=-1))])
+
+    @classmethod
+    def _parameter_properties(cls, dtype, num_classes=None):
+        return {}
+
+
+class Wrapped(unconditional.Unconditional):
+    """Angles in [-pi, pi) as numbers of intervals that wrap.
+
+    ```none
+    forward:  y = low + (high - low) (x / pi + 1) / 2      in [low, high)
+    inverse:  x = pi (2 (y - low) / (high - low) - 1)      modulo 2 pi, in [-pi, pi)
+    ```
+
+    Units of which the bounds are NaN are left as they are.
+    """
+
+    def __init__(self, low: npt.ArrayLike, high: npt.ArrayLike, dtype: DType = tf.float32,
+                 name: str = 'wrapped') -> None:
+        parameters = dict(locals())
+        self._low, self._high = (np.asarray(x, np.float64) for x in (low, high))
+        super().__init__(len(self._low), dtype, parameters, name)
+
+    def check_events(self, y: tf.Tensor, label: str) -> None:
+        """Refuses numbers so far outside that they can be no angles of these units."""
+        y = np.asarray(y, np.float64)
+        period = self._high - self._low
+        far = (y < self._low - period) | (y > self._high + period)
+        if far.any():
+            row, column = np.argwhere(far)[0]
+            raise ValueError(
+                f'{np.sum(far.any(-1))} of {len(y)} rows of `{label}`, the first of them '
+                f'row {row}, lie more than a period outside of a circle: column {column} '
+                f'has {y[row, column]:.6g} for [{self._low[column]:.6g}, '
+                f'{self._high[column]:.6g}). Give the circle of their units, such as '
+                '`Circular(0., 360.)` for degrees, or take them modulo the period.')
+
+    def unchecked_pass(self, direction: str, value: tf.Tensor,
+                       conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
+        on_circle = ~np.isnan(self._low)
+        low, high = (np.where(on_circle, bound, other).astype(self.dtype.as_numpy_dtype)
+                     for bound, other in [(self._low, -math.pi), (self._high, math.pi)])
+        scale = (high - low) / (2. * math.pi)
+        log_det = tf.constant(np.sum(np.log(
+            (self._high - self._low)[on_circle] / (2. * math.pi))), self.dtype)
+        if direction == FORWARD:
+            moved = low + (value + math.pi) * scale
+            # Where rounding makes it `high`, the greatest number below.
+            most = np.nextafter(high, low)
+            moved += tf.stop_gradient(tf.clip_by_value(moved, low, most) - moved)
+        else:
+            moved = spline.wrapped((value - low) / scale - math.pi)
+            log_det = -log_det
+        return tf.where(on_circle, moved, value), log_det
+
+
+class AnglesFirst(bijector_lib.ConditionalBijector):
+    """Angles given the conditions, and the other units given both.
+
+    ```none
+    forward:  y_a = g(x_a; c),  y_o = h(x_o; (c, cos y_a, sin y_a))
+    inverse:  x_a = g^-1(y_a; c),  x_o = h^-1(y_o; (c, cos y_a, sin y_a))
+    log-det:  the sum of both
+    ```
+
+    Any density of angles and numbers is a product p(y_a | c) p(y_o | y_a, c). So angles
+    meet circular layers alone, nothing mixes, shifts or scales them, and the other
+    units, for which angles are conditions, nothing that is special.
+
+    `x` are angles, then other units; `y` has them where `circular` says.
+    """
+
+    def __init__(self, angles: bijector_lib.ConditionalBijector,
+                 others: bijector_lib.ConditionalBijector, circular: npt.ArrayLike,
+                 validate_args: bool = False, name: str = 'angles_first') -> None:
+        """Constructs the bijector.
+
+        Args:
+          angles: `ConditionalBijector` g of angles in [-pi, pi).
+          others: `ConditionalBijector` h, of conditions (those of g, 2 C numbers) for C
+            angles.
+          circular: `[C + R]` booleans, `True` for angles.
+          validate_args: `bool`, whether to check that values are finite.
+          name: `str`.
+        """
+        parameters = dict(locals())
+        circular = np.asarray(circular, bool)
+        super().__init__(len(circular), angles.condition_size, dtype=angles.dtype,
+                         validate_args=validate_args, parameters=parameters, name=name)
+        self._angles, self._others = angles, others
+        self._partition = coupling.Partition(circular)
+        self._settings = settings.Settings(self.name, circular=circular)
+
+    @property
+    def adapted(self) -> bool:
+        """`bool`, whether nothing is left that `adapt` would change."""
+        return adapt_lib.adapted(self._angles) and adapt_lib.adapted(self._others)
+
+    def adapt(self, y: TensorLike, conditions: Conditions | None = None) -> None:
+        """Lets both parts learn from data; see `ConditionalChain.adapt`."""
+        y, conditions = adapt_lib.check_data(self, y, conditions)
+        angles, others = self._partition.split(y)
+        adapt_lib.adapt(self._angles, angles, conditions)
+        adapt_lib.adapt(self._others, others, self._with(angles, conditions))
+
+    def _forward_and_log_det(self, x, conditions):
+        angles, others = tf.split(
+            x, [self._partition.num_masked, -1], axis=-1)
+        angles, log_det = self._angles.unchecked_pass(FORWARD, angles, conditions)
+        others, more = self._others.unchecked_pass(
+            FORWARD, others, self._with(angles, conditions))
+        return self._partition.merge(angles, others), log_det + more
+
+    def _inverse_and_log_det(self, y, conditions):
+        angles, others = self._partition.split(y)
+        others, log_det = self._others.unchecked_pass(
+            INVERSE, others, self._with(angles, conditions))
+        angles, more = self._angles.unchecked_pass(INVERSE, angles, conditions)
+        return tf.concat([angles, others], axis=-1), log_det + more
+
+    def _with(self, angles, conditions):
+        batch = tf.shape(angles)[:-1]
+        conditions = tf.nest.map_structure(
+            lambda leaf: tf.ensure_shape(
+                tf.broadcast_to(leaf, tf.concat([batch, leaf.shape[-1:]], 0)),
+                angles.shape[:-1] + leaf.shape[-1:]), conditions)
+        return conditions, tf.concat([tf.cos(angles), tf.sin(angles)], -1)

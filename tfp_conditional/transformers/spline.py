@@ -162,14 +162,14 @@ class CircularRationalQuadratic(RationalQuadratic):
 
     def forward_and_log_det(self, x: tf.Tensor,
                             parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        y, log_det = super().forward_and_log_det(_wrapped(x), parameters[..., :-1, :])
-        return _wrapped(y + parameters[..., -1, :]), log_det
+        y, log_det = super().forward_and_log_det(wrapped(x), parameters[..., :-1, :])
+        return wrapped(y + parameters[..., -1, :]), log_det
 
     def inverse_and_log_det(self, y: tf.Tensor,
                             parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x, log_det = super().inverse_and_log_det(
-            _wrapped(y - parameters[..., -1, :]), parameters[..., :-1, :])
-        return _wrapped(x), log_det
+            wrapped(y - parameters[..., -1, :]), parameters[..., :-1, :])
+        return wrapped(x), log_det
 
     def _arguments(self, value, parameters, by_height):
         bin_ = self._bin(value, parameters, by_height)
@@ -181,7 +181,7 @@ class CircularRationalQuadratic(RationalQuadratic):
         return tf.concat([end, inner, end], -1)
 
 
-def _wrapped(angle):
+def wrapped(angle):
     """The same angle in [-pi, pi)."""
     turn = 2. * math.pi
     angle -= turn * tf.stop_gradient(tf.floor(angle / turn + 0.5))
