@@ -28,6 +28,7 @@ from tfp_conditional.export import exportable
 from tfp_conditional.fitting.fit import fit
 from tfp_conditional.flows.density import conditional_density
 from tfp_conditional.flows.masked_autoregressive import ConditionalMaskedAutoregressiveFlow
+from tfp_conditional.flows.quantized import Quantized
 from tfp_conditional.flows.real_nvp import ConditionalRealNVP
 from tfp_conditional.networks.mlp import MLP
 from tfp_conditional.networks.residual import ResidualNetwork
@@ -60,6 +61,7 @@ __all__ = [
     'Gaussianization',
     'InvertibleLinear',
     'MLP',
+    'Quantized',
     'RationalQuadratic',
     'ResidualNetwork',
     'Simplex',

@@ -13,6 +13,7 @@ import tfp_conditional as tfpc
 from tfp_conditional import _version
 from tfp_conditional.bijectors import support
 from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.flows import quantized
 from tfp_conditional.networks import network
 from tfp_conditional.transformers import transformer
 
@@ -20,10 +21,11 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 
 FORMAT = 1   # Of what `to_config` returns; the only one that `from_config` reads.
 
-# Where classes are looked for; the last two are for `flow.condition(conditions)`, and for
-# the parts that a list of supports makes.
+# Where classes are looked for; the last are for `flow.condition(conditions)`, and for
+# the parts of what a list of supports and `Quantized` make.
 _NAMESPACES = {'tfd': tfd, 'tfb': tfb, 'tfpc': tfpc, 'linalg': tf.linalg,
-               'core': bijector_lib, 'support': support}
+               'core': bijector_lib, 'support': support,
+               'quantized': quantized}
 _KINDS = (tf.Module, transformer.Transformer, network.Conditioner)
 
 

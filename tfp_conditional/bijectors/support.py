@@ -357,31 +357,34 @@ class Wrapped(unconditional.Unconditional):
     def __init__(self, low: npt.ArrayLike, high: npt.ArrayLike, dtype: DType = tf.float32,
                  name: str = 'wrapped') -> None:
         parameters = dict(locals())
-        self._low, self._high = (np.asarray(x, np.float64) for x in (low, high))
-        super().__init__(len(self._low), dtype, parameters, name)
+        self.low, self.high = (np.asarray(x, np.float64) for x in (low, high))
+        super().__init__(len(self.low), dtype, parameters, name)
+        self._settings = settings.Settings(self.name, **{
+            label: [None if np.isnan(x) else x for x in bound]
+            for label, bound in [('low', self.low), ('high', self.high)]})
 
     def check_events(self, y: tf.Tensor, label: str) -> None:
         """Refuses numbers so far outside that they can be no angles of these units."""
         y = np.asarray(y, np.float64)
-        period = self._high - self._low
-        far = (y < self._low - period) | (y > self._high + period)
+        period = self.high - self.low
+        far = (y < self.low - period) | (y > self.high + period)
         if far.any():
             row, column = np.argwhere(far)[0]
             raise ValueError(
                 f'{np.sum(far.any(-1))} of {len(y)} rows of `{label}`, the first of them '
                 f'row {row}, lie more than a period outside of a circle: column {column} '
-                f'has {y[row, column]:.6g} for [{self._low[column]:.6g}, '
-                f'{self._high[column]:.6g}). Give the circle of their units, such as '
+                f'has {y[row, column]:.6g} for [{self.low[column]:.6g}, '
+                f'{self.high[column]:.6g}). Give the circle of their units, such as '
                 '`Circular(0., 360.)` for degrees, or take them modulo the period.')
 
     def unchecked_pass(self, direction: str, value: tf.Tensor,
                        conditions: Any = None) -> tuple[tf.Tensor, tf.Tensor]:
-        on_circle = ~np.isnan(self._low)
+        on_circle = ~np.isnan(self.low)
         low, high = (np.where(on_circle, bound, other).astype(self.dtype.as_numpy_dtype)
-                     for bound, other in [(self._low, -math.pi), (self._high, math.pi)])
+                     for bound, other in [(self.low, -math.pi), (self.high, math.pi)])
         scale = (high - low) / (2. * math.pi)
         log_det = tf.constant(np.sum(np.log(
-            (self._high - self._low)[on_circle] / (2. * math.pi))), self.dtype)
+            (self.high - self.low)[on_circle] / (2. * math.pi))), self.dtype)
         if direction == FORWARD:
             moved = low + (value + math.pi) * scale
             # Where rounding makes it `high`, the greatest number below.

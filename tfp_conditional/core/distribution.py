@@ -77,7 +77,8 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
     def __init__(self, distribution: tfp.distributions.Distribution,
                  bijector: one_pass.OnePassBijector,
                  kwargs_split_fn: Callable[..., Any] | None = None,
-                 validate_args: bool = False, name: str | None = None) -> None:
+                 validate_args: bool = False, name: str | None = None,
+                 parameters: dict[str, Any] | None = None) -> None:
         """Constructs the distribution.
 
         Args:
@@ -90,12 +91,15 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
             else.
           validate_args: `bool`, as in `tfd.Distribution`.
           name: `str`; default the names of both.
+          parameters: `dict` of a subclass' own arguments, as in `tfd.Distribution`.
 
         Raises:
           TypeError: for parts of other types.
           ValueError: for a base whose events the bijector does not take.
         """
-        parameters = dict(locals())
+        if parameters is None:
+            parameters = {key: value for key, value in locals().items()
+                          if key != 'parameters'}
         if not isinstance(distribution, tfd.Distribution):
             raise TypeError('`distribution` must be a tfd.Distribution; got '
                             f'{type(distribution).__name__}.')
@@ -220,7 +224,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         if not kwargs:
             return
         unknown = kwargs.keys() - _KWARGS
-        if unknown and self.parameters['kwargs_split_fn'] is None:
+        if unknown and self.parameters.get('kwargs_split_fn') is None:
             raise TypeError(
                 f'{self.name!r} takes the keyword arguments {sorted(_KWARGS)}; got '
                 f"{sorted(unknown)}. Pass `bijector_kwargs={{'conditions': ...}}`, "
@@ -233,7 +237,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         if '_root' in vars(self) and not kwargs:
             return _EagerCall(self._root, self._conditions, True)
         own, given = self._kwargs_split_fn(kwargs)
-        flow, bijector = self._flow(), self.bijector
+        flow, bijector = self.flow, self.bijector
         if flow is bijector:
             fits, conditions = given.keys() <= {'conditions'}, given.get('conditions')
         else:
@@ -243,7 +247,8 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
             return None
         return _EagerCall(self, conditions, flow is not bijector)
 
-    def _flow(self):
+    @property
+    def flow(self) -> one_pass.OnePassBijector:
         """The bijector, without the conditions that it may have been given."""
         bijector = self.bijector
         return (bijector.bijector if isinstance(
@@ -251,12 +256,12 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
 
     def _kwargs_of(self, leaves):
         """Those of the bijector, for the leaves of checked conditions."""
-        flow = self._flow()
+        flow = self.flow
         return ({'conditions': flow.checked(leaves)} if isinstance(
             flow, bijector_lib.ConditionalBijector) else {})
 
     def _compiled_density(self, method, value, *leaves):
-        x, ildj = self._flow().inverse_and_log_det(
+        x, ildj = self.flow.inverse_and_log_det(
             value, event_ndims=self._event_ndims(), **self._kwargs_of(leaves))
         log_prob = _sum(self.distribution.log_prob(x), ildj)
         return tf.exp(log_prob) if method == 'prob' else log_prob
@@ -267,7 +272,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         return self._draw(method, seed, sample_shape, batch_shape, *leaves)
 
     def _draw(self, method, seed, sample_shape, batch_shape, *leaves):
-        base, flow = self.distribution, self._flow()
+        base, flow = self.distribution, self.flow
         if batch_shape.shape[0]:
             base = tfd.BatchBroadcast(base, with_shape=batch_shape)
         kwargs = self._kwargs_of(leaves)
@@ -323,7 +328,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
           TypeError: for a distribution whose conditions are given already.
           ValueError: for another `method`.
         """
-        if self.bijector is not self._flow() or not isinstance(
+        if self.bijector is not self.flow or not isinstance(
                 self.bijector, bijector_lib.ConditionalBijector):
             raise TypeError(f'{self.name!r} takes no conditions to be called with; '
                             'compile the method of the distribution that does.')
@@ -428,7 +433,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         return self._methods().functions
 
     def _methods(self):
-        flow, given = self._flow(), None
+        flow, given = self.flow, None
         if not isinstance(flow, bijector_lib.ConditionalBijector):
             given = tuple
         elif self.bijector is not flow:
@@ -468,7 +473,7 @@ class _EagerCall:
     """One eager call: its arguments checked as they are, then run compiled."""
 
     def __init__(self, dist, conditions, has_own_batch):
-        self._dist, self._flow, self._conditions = dist, dist._flow(), conditions
+        self._dist, self._flow, self._conditions = dist, dist.flow, conditions
         # Whether the distribution has the batch shape of the conditions.
         self._has_own_batch = has_own_batch
 
