@@ -85,6 +85,79 @@ ANGLES = {'von Mises': VonMises(), 'von Mises × normal': VonMisesNormal(),
           'two angles': Torus()}
 
 
+class Counts:
+    """Poisson counts of mean exp(1 + c_1)."""
+
+    size = 1
+    cells = dict(step=1., low=0.)
+
+    def count(self, c):
+        return tfd.Poisson(log_rate=1. + c[:, 0])
+
+    def draw(self, c, seed):
+        return self.count(c).sample(seed=seed).numpy()[:, np.newaxis]
+
+    def log_prob(self, y, c):
+        return self.count(c).log_prob(y[:, 0]).numpy()
+
+
+class TwoCounts(Counts):
+    """Two counts: y_1 as above, y_2 ~ Poisson(1 + y_1 exp(c_2 / 2) / 2)."""
+
+    size = 2
+
+    def second(self, y, c):
+        return tfd.Poisson(1. + y * np.exp(c[:, 1] / 2.) / 2.)
+
+    def draw(self, c, seed):
+        y = self.count(c).sample(seed=seed).numpy()
+        return np.stack([y, self.second(y, c).sample(seed=seed + 1).numpy()], -1)
+
+    def log_prob(self, y, c):
+        return (self.count(c).log_prob(y[:, 0])
+                + self.second(y[:, 0], c).log_prob(y[:, 1])).numpy()
+
+
+class Rounded:
+    """N(sin(2 c_1), 0.5^2), rounded to 0.5."""
+
+    size = 1
+    cells = dict(step=0.5)
+
+    def draw(self, c, seed):
+        rng = np.random.default_rng(seed)
+        y = np.sin(2. * c[:, :1]) + 0.5 * rng.normal(size=[len(c), 1])
+        return np.round(y / 0.5) * 0.5
+
+    def log_prob(self, y, c):
+        cdf = tfd.Normal(np.sin(2. * c[:, 0]), np.float64(0.5)).cdf
+        return np.log(cdf(y[:, 0] + 0.25) - cdf(y[:, 0] - 0.25))
+
+
+class Zeros:
+    """0 with probability 1 / (1 + exp(-c_1)), else of Gamma(2, exp(c_2 / 2))."""
+
+    size = 1
+    cells = dict(low=0.)
+
+    def draw(self, c, seed):
+        rng = np.random.default_rng(seed)
+        y = rng.gamma(2., np.exp(-c[:, 1] / 2.))
+        return np.where(rng.uniform(size=len(c)) < 1. / (1. + np.exp(-c[:, 0])),
+                        0., y)[:, np.newaxis]
+
+    def log_prob(self, y, c):
+        y = y[:, 0]
+        positive = tfd.Gamma(np.float64(2.), np.exp(c[:, 1] / 2.)).log_prob(
+            np.where(y > 0., y, 1.))
+        return np.where(y > 0., positive - np.logaddexp(0., c[:, 0]),
+                        -np.logaddexp(0., -c[:, 0]))
+
+
+CELLS = {'counts': Counts(), 'rounded to 0.5': Rounded(), 'zeros, else gamma': Zeros(),
+         'two counts': TwoCounts()}
+
+
 def gap(task, make, rows, epochs, seed):
     """The mean of log p - log q over new draws, for `make(seed)` fitted to `rows`."""
     rng = np.random.default_rng(seed)
@@ -109,6 +182,19 @@ def angles(arguments):
                 for support in (task.circle, task.plain)]
 
 
+def cells(arguments):
+    """Rows of the table of cells: those of one column are exact, whatever the noise."""
+    for name, task in CELLS.items():
+        for rows in arguments.rows:
+            yield [name, rows] + [
+                [gap(task, lambda seed: tfpc.Quantized(
+                    tfpc.conditional_density(task.size, 2, seed=seed), noise=noise,
+                    seed=seed, **task.cells), rows, arguments.epochs, seed)
+                 for seed in range(arguments.seeds)]
+                for noise in (['uniform', 'variational'] if task.size > 1 else
+                              ['uniform'])]
+
+
 def table(title, columns, rows):
     """Markdown of a table, as it is made."""
     yield f'\n## {title}\n\n| | rows | {" | ".join(columns)} |'
@@ -116,6 +202,7 @@ def table(title, columns, rows):
     for name, count, *gaps in rows:
         cells = [f'{np.mean(x):.3f} ± {np.std(x):.3f}' if len(x) > 1 else f'{x[0]:.3f}'
                  for x in gaps]
+        cells += [''] * (len(columns) - len(cells))
         yield f'| {name} | {count} | {" | ".join(cells)} |'
 
 
@@ -128,13 +215,18 @@ def main(arguments):
 
         write('# Supports\n\nThe mean of log p - log q over new draws, in nats per event, '
               f'and its deviation over {arguments.seeds} runs.')
-        for line in table('Circles', ['`Circular()`', '`None`'], angles(arguments)):
-            write(line)
+        for title, columns, rows in [
+                ('Circles', ['`Circular()`', '`None`'], angles(arguments)),
+                ('Cells', ['`Quantized`', "`noise='variational'`"], cells(arguments))]:
+            if title.lower() in arguments.tables:
+                for line in table(title, columns, rows):
+                    write(line)
 
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=pathlib.Path, required=True)
+    parser.add_argument('--tables', nargs='+', default=['circles', 'cells'])
     parser.add_argument('--rows', type=int, nargs='+', default=[1000, 10_000])
     parser.add_argument('--epochs', type=int, default=100)
     parser.add_argument('--seeds', type=int, default=3)

@@ -11,9 +11,10 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tfp_conditional import _version
+from tfp_conditional.bijectors import angles
 from tfp_conditional.bijectors import support
 from tfp_conditional.core import bijector as bijector_lib
-from tfp_conditional.flows import quantized
+from tfp_conditional.flows import cell_noise
 from tfp_conditional.networks import network
 from tfp_conditional.transformers import transformer
 
@@ -24,8 +25,8 @@ FORMAT = 1   # Of what `to_config` returns; the only one that `from_config` read
 # Where classes are looked for; the last are for `flow.condition(conditions)`, and for
 # the parts of what a list of supports and `Quantized` make.
 _NAMESPACES = {'tfd': tfd, 'tfb': tfb, 'tfpc': tfpc, 'linalg': tf.linalg,
-               'core': bijector_lib, 'support': support,
-               'quantized': quantized}
+               'core': bijector_lib, 'angles': angles, 'support': support,
+               'cell_noise': cell_noise}
 _KINDS = (tf.Module, transformer.Transformer, network.Conditioner)
 
 

@@ -74,6 +74,9 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
     `tf.train.Checkpoint` and `tf.saved_model.save` (see `Exportable`) keep it whole.
     """
 
+    # Whether `log_prob` is one of the density of the bijector's images of the base.
+    is_continuous = True
+
     def __init__(self, distribution: tfp.distributions.Distribution,
                  bijector: one_pass.OnePassBijector,
                  kwargs_split_fn: Callable[..., Any] | None = None,
@@ -422,8 +425,11 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
             raise RuntimeError('`export` must be called outside of `training()`: its '
                                'dropout would be exported.')
         path, methods = serving.checked_path(path), self._methods()
-        serving.save(path, [self.distribution, self.bijector], methods.functions,
-                     methods.signatures())
+        serving.save(path, self.exported_parts(), methods.functions, methods.signatures())
+
+    def exported_parts(self) -> list[tf.Module]:
+        """What holds the variables that the exported methods read."""
+        return [self.distribution, self.bijector]
 
     def exported_methods(self) -> dict[str, Callable[..., Any]]:
         """Name -> `tf.function`, as `Exportable` describes them.
@@ -704,6 +710,10 @@ def parts(dist, conditions):
         conditions = conditioned.conditions
         # The distribution it came from has functions that are compiled.
         dist = vars(dist).get('_root', dist)
+        if dist.bijector is conditioned and not getattr(dist, 'is_continuous', True):
+            raise TypeError(f'`dist`, {dist.name!r}, was made of a density whose conditions '
+                            'are given; make it of the density itself, and then call '
+                            '`given`.')
     flow = conditioned.bijector if is_given else conditional_bijector(dist, 'dist')
     if dist.bijector is not flow or not isinstance(
             dist, ConditionalTransformedDistribution):

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_conditional.bijectors import angles as angles_lib
 from tfp_conditional.bijectors import bounds
 from tfp_conditional.bijectors import chain
 from tfp_conditional.bijectors import coupling
@@ -130,8 +131,8 @@ def conditional_density(
                        embedding is None, 'conditioner' in flow_arguments, settings,
                        entropy, common)
     if num_angles and num_others:
-        flow = support_lib.AnglesFirst(angles, flow, circular, validate_args)
-        base = support_lib.Latents(num_angles, num_others, dtype)
+        flow = angles_lib.AnglesFirst(angles, flow, circular, validate_args)
+        base = angles_lib.Latents(num_angles, num_others, dtype)
     elif num_angles:
         bound = tf.constant([np.pi] * num_angles, dtype)
         base = tfd.Independent(tfd.Uniform(-bound, bound), 1)

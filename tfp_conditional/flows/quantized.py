@@ -9,23 +9,18 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional.bijectors import adapt as adapt_lib
-from tfp_conditional.bijectors import chain
+from tfp_conditional.bijectors import angles
 from tfp_conditional.bijectors import settings
-from tfp_conditional.bijectors import standardize
-from tfp_conditional.bijectors import support as support_lib
-from tfp_conditional.core import _tfp
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core import dropout
 from tfp_conditional.core import seeds
-from tfp_conditional.core.one_pass import FORWARD, INVERSE
+from tfp_conditional.core.one_pass import INVERSE
 from tfp_conditional.core.types import Seed
-from tfp_conditional.flows import real_nvp
-from tfp_conditional.networks import residual
-from tfp_conditional.transformers import spline
+from tfp_conditional.flows import cell_noise
 
-tfb, tfd = tfp.bijectors, tfp.distributions
+tfd = tfp.distributions
 
 NOISE = ('uniform', 'variational')
 _ON_GRID = 1e-3     # How far from a multiple of its step a number is one, in steps.
@@ -85,10 +80,12 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
     ```
     """
 
+    is_continuous = False
+
     def __init__(self, density: distribution_lib.ConditionalTransformedDistribution,
                  step: npt.ArrayLike | None = None, low: npt.ArrayLike | None = None,
                  high: npt.ArrayLike | None = None, noise: Any = 'uniform',
-                 num_samples: int = 32, training_samples: int = 1,
+                 num_samples: int = 16, training_samples: int = 1,
                  seed: Seed | None = None, validate_args: bool = False,
                  name: str | None = None) -> None:
         """Constructs the distribution; the variables of q exist on return.
@@ -102,7 +99,7 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
           high: greatest value, likewise.
           noise: q where D > 1, `'uniform'` or `'variational'`, a flow given y, and c
             where those are vectors.
-          num_samples: `int` K.
+          num_samples: `int` K; so many times as many rows meet the network.
           training_samples: `int`, K in training.
           seed: `int` or TFP seed for the weights of q, and for u.
           validate_args: `bool`, as in `tfd.Distribution`.
@@ -134,10 +131,10 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
         self._scalar_base = base.distribution if (
             self._size == 1 and isinstance(base, tfd.Independent)
             and isinstance(base.distribution, (tfd.Normal, tfd.Uniform))) else None
-        if not isinstance(noise, CellNoise):
+        if not isinstance(noise, cell_noise.CellNoise):
             if noise not in NOISE:
                 raise ValueError(f'`noise` must be one of {list(NOISE)}; got {noise!r}.')
-            noise = CellNoise(
+            noise = cell_noise.CellNoise(
                 self._size, len(self._noisy), flow.condition_size, noise == 'variational'
                 and not self.is_exact, flow.dtype, seed)
         # What copies share.
@@ -178,6 +175,10 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
         """The columns that have cells."""
         return np.flatnonzero(~np.isnan(self._step) | np.isfinite(self._low)
                               | np.isfinite(self._high))
+
+    @property
+    def _is_uniform(self):
+        return isinstance(self._scalar_base, tfd.Uniform)
 
     def _check_columns(self):
         step, low, high = self._step, self._low, self._high
@@ -339,6 +340,9 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
     _cdf = _log_cdf = _survival_function = _log_survival_function = _refuse
     experimental_local_measure = _refuse
 
+    def exported_parts(self) -> list[tf.Module]:
+        return [*super().exported_parts(), self._noise]
+
     # Probabilities of cells.
 
     def _latents(self, v, leaves):
@@ -358,10 +362,11 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
             tf.stack([y - half, middle, y + half]), leaves)
         low, middle, high = tf.unstack(tf.cast(x[..., 0], tf.float64))
         in_low, inside, in_high = tf.unstack(log_det != -np.inf)
-        # A flow may be decreasing.
+        # A flow may be decreasing. On a circle none is, where latents may be cut.
         zero = tf.zeros_like(middle)
-        rising = (tf.where(in_low & inside, middle - low, zero)
-                  + tf.where(in_high & inside, high - middle, zero)) >= 0.
+        rising = self._is_uniform | (
+            tf.where(in_low & inside, middle - low, zero)
+            + tf.where(in_high & inside, high - middle, zero) >= 0.)
         sign = tf.where(rising, zero + 1., zero - 1.)
         open_low, open_high = (at_low[..., 0] | ~in_low), (at_high[..., 0] | ~in_high)
         low = tf.where(open_low, -_INFINITE * tf.ones_like(low), sign * low)
@@ -378,19 +383,14 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
     def _between(self, low, high, sign):
         """Log of what lies between latents of the base, float64, and their distance."""
         base = self._scalar_base
-        if isinstance(base, tfd.Uniform):
-            ends = [tf.cast(tf.reshape(x, [-1])[0], tf.float64)
-                    for x in (base.low, base.high)]
-            low, high = (tf.clip_by_value(
-                x, *[sign[..., tf.newaxis][..., 0] * end for end in ends])
-                         for x in (low, high))
-            gap = high - low
-            fraction = gap / (ends[1] - ends[0])
+        loc, scale = (tf.cast(tf.reshape(x, [-1])[0], tf.float64) for x in (
+            (base.low, base.high - base.low) if self._is_uniform
+            else (base.loc, base.scale)))
+        if self._is_uniform:
+            low, high = (tf.clip_by_value((x - loc) / scale, 0., 1.) for x in (low, high))
             # Across the cut of a circle.
-            fraction = tf.where(fraction < 0., fraction + 1., fraction)
-            return tf.math.log(tf.maximum(fraction, 1e-300)), fraction
-        loc, scale = (tf.cast(tf.reshape(x, [-1])[0], tf.float64)
-                      for x in (base.loc, base.scale))
+            gap = tf.where(high < low, high - low + 1., high - low)
+            return tf.math.log(tf.maximum(gap, 1e-300)), gap
         low, high = ((x - sign * loc) / scale for x in (low, high))
         # In the lower tail, where differences have all digits.
         flip = low + high > 0.
@@ -433,76 +433,6 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
         return tf.reduce_logsumexp(log_weights, 0) - math.log(count)
 
 
-class CellNoise(_tfp.Picklable, tf.Module):
-    """q: where in their cells numbers are, as points of the unit cube.
-
-    Args:
-      event_size: `int` D.
-      num_noisy: `int`, the columns that have cells.
-      condition_size: that of the density.
-      variational: `bool`, whether it is a flow given y and, where those are vectors, the
-        conditions; else it is uniform.
-      dtype: floating dtype.
-      seed: of `resolve_seed`.
-    """
-
-    def __init__(self, event_size, num_noisy, condition_size, variational, dtype, seed,
-                 name='cell_noise'):
-        super().__init__(name=name)
-        self.event_size, self.num_noisy = event_size, num_noisy
-        self.condition_size, self.variational = condition_size, variational
-        self.dtype, self.seed = dtype, seed
-        with tf.name_scope(name):
-            # Of cells without an end.
-            self.scale = tf.Variable(tf.ones([event_size], dtype), trainable=False,
-                                     name='scale')
-        self._sees_conditions = all(
-            isinstance(size, int) for size in tf.nest.flatten(condition_size))
-        self._flow = None
-        if variational:
-            flow = real_nvp.ConditionalRealNVP(
-                num_noisy, (condition_size, event_size) if self._sees_conditions
-                else event_size, num_coupling_layers=4,
-                transformer=spline.RationalQuadratic(),
-                conditioner=residual.ResidualNetwork(32, 1, 'silu', 'concatenate',
-                                                     layer_norm=True),
-                dtype=dtype, seed=(*seed, 3), name='noise')
-            # The normal quantiles of a new flow are uniform.
-            self._flow = chain.ConditionalChain([
-                tfb.NormalCDF(), standardize.Standardized(flow, events=False)])
-
-    @property
-    def adapted(self):
-        return self._flow is None or self._flow.adapted
-
-    def adapt(self, scale, batches):
-        """Notes the deviations of the data, and standardizes what the flow sees."""
-        self.scale.assign(tf.cast(scale, self.dtype))
-        if self._flow is not None:
-            self._flow.adapt_batches([
-                (tf.fill([len(y), self.num_noisy], tf.constant(0.5, self.dtype)),
-                 (conditions, y) if self._sees_conditions else y)
-                for y, conditions in batches])
-
-    def draw(self, count, seed, y, leaves):
-        """So many u `[count, ..., m]` for `y [..., D]`, and `log q [count, ...]`."""
-        batch = tf.concat([[count], tf.shape(y)[:-1]], 0)
-        shape = tf.concat([batch, [self.num_noisy]], 0)
-        static = [count, *y.shape[:-1], self.num_noisy]
-        if self._flow is None:
-            u = tf.random.stateless_uniform(shape, seed, dtype=self.dtype)
-            return tf.ensure_shape(u, static), tf.zeros([], self.dtype)
-        z = tf.ensure_shape(
-            tf.random.stateless_normal(shape, seed, dtype=self.dtype), static)
-        leaves = [tf.broadcast_to(leaf, tf.concat(
-            [tf.shape(y)[:-1], leaf.shape[-1:]], 0)) for leaf in leaves]
-        u, log_det = self._flow.exact_pass(
-            FORWARD, z, *(leaves if self._sees_conditions else ()), y)
-        log_q = tf.reduce_sum(-0.5 * z**2, -1) - self.num_noisy * (
-            0.5 * math.log(2. * math.pi)) - log_det
-        return u, log_q
-
-
 def _columns(value, label, size, none):
     """A number for each column, `none` for those that have none."""
     given = [none if x is None else x
@@ -521,7 +451,7 @@ def _columns(value, label, size, none):
 def _circles(flow, size):
     """The ends of the circles of columns, `[2, D]`, NaN for those that are none."""
     for part in flow.submodules:
-        if isinstance(part, support_lib.Wrapped) and part.event_size == size:
+        if isinstance(part, angles.Wrapped) and part.event_size == size:
             return np.stack([part.low, part.high])
     return np.full([2, size], np.nan)
 
