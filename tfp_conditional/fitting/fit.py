@@ -149,6 +149,9 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
         validation_split=validation_split, jit_compile=bool(jit_compile))
     _check_settings(settings, optimizer, validation_data)
     _check_dist(dist)
+    if target_noise and not getattr(dist, 'is_continuous', True):
+        raise ValueError(f'`target_noise` must be 0 for a {type(dist).__name__}, whose '
+                         f'values are cells; got {target_noise}.')
     train = data_lib.checked_data(dist, targets, conditions, 'targets', sample_weight)
     held_out = data_lib.checked_validation(dist, validation_data)
     entropy, saved = seeds.resolve_seed(seed), None
