@@ -184,15 +184,15 @@ class TestQuantized:
             given.log_cdf(n)
 
     def test_zeros_and_ones_are_point_masses(self):
-        given = tfpc.Quantized(plain(), low=-0.5, high=1.).given(C[0])
-        inside = np.linspace(-0.5, 1., 3001)[1:-1, np.newaxis]
-        masses = given.prob([[-0.5], [1.]])
-        assert np.all(masses > 0.02)
+        given = tfpc.Quantized(plain(), low=0., high=1.).given(C[0])
+        inside = np.linspace(0., 1., 3001)[1:-1, np.newaxis]
+        masses = given.prob([[0.], [1.]])
+        assert np.all(masses > 2e-3)
         np.testing.assert_allclose(
-            np.sum(masses) + np.sum(given.prob(inside)) * 1.5 / 3000., 1., rtol=1e-3)
+            np.sum(masses) + np.sum(given.prob(inside)) / 3000., 1., rtol=1e-3)
         y = given.sample(20_000, seed=1)
-        np.testing.assert_allclose(np.mean(y == -0.5), masses[0], atol=0.015)
-        np.testing.assert_array_equal(given.prob([[-0.6], [1.1]]), [0., 0.])
+        np.testing.assert_allclose(np.mean(y == 0.), masses[0], atol=0.015)
+        np.testing.assert_array_equal(given.prob([[-0.1], [1.1]]), [0., 0.])
 
     @pytest.mark.parametrize('low,high,step', [
         (None, 3.2, 1.), (-0.5, None, 1.), (-1., 1., 0.5)])
@@ -238,7 +238,7 @@ class TestQuantized:
         grids = np.linspace(edges[:-1], edges[1:], 10_001)
         exact = np.log(np.mean(inner.given(C[0]).prob(np.stack(
             [grids, np.full_like(grids, 0.3)], -1)), 0) * np.diff(edges))
-        np.testing.assert_allclose(many.given(C[0]).log_prob(y), exact, atol=0.1)
+        np.testing.assert_allclose(many.given(C[0]).log_prob(y), exact, atol=0.25)
         rows = np.repeat(y[1:2], 500, axis=0)
         bounds = few.given(C[0]).log_prob(rows)
         assert np.mean(bounds) < exact[1] + 2. * np.std(bounds) / np.sqrt(500.)

@@ -74,7 +74,7 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
     c = rng.normal(size=[256, 1])
     counts = rng.poisson(np.exp(1. + c))
     dist = tfpc.Quantized(tfpc.conditional_density(1, 1), step=1., low=0.)
-    tfpc.fit(dist, counts.astype(float), c, epochs=2, verbose=False)
+    tfpc.fit(dist, counts.astype(float), c, epochs=1, verbose=False)
     probabilities = dist.given(c[0]).prob(np.arange(1000.)[:, np.newaxis])
     np.testing.assert_allclose(np.sum(probabilities), 1., rtol=1e-3)
     ```
@@ -151,7 +151,7 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
-        return super()._parameter_properties(dtype, num_classes=num_classes)
+        return {'density': tfp.util.BatchedComponentProperties()}
 
     def _begin(self):
         root = self._root
@@ -281,7 +281,9 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
         divides = np.abs(per_unit * step - 1.) < 1e-9
         per_unit = np.where(divides, per_unit, 1.).astype(dtype)
         factor = np.where(divides, 1., step).astype(dtype)
-        y = tf.round(v / factor * per_unit) * factor / per_unit
+        y = tf.round(v / factor * per_unit) * factor
+        # TensorFlow makes a product of a division by constants.
+        y = tf.math.divide_no_nan(y, per_unit)
         y = tf.where(stepped, y, v)
         y = tf.where(y == 0., tf.zeros_like(y), y)    # Not -0.
         y = tf.clip_by_value(y, self._low.astype(dtype), self._high.astype(dtype))
@@ -297,13 +299,15 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
     def _is_value(self, value, y):
         """Whether events are values of Y, of which `y` is the one next to each."""
         period = self._circle[1] - self._circle[0]
-        turn = np.where(np.isnan(period), 1., period).astype(self.dtype.as_numpy_dtype)
+        dtype = self.dtype.as_numpy_dtype
+        turn = np.where(np.isnan(period), 1., period).astype(dtype)
         away = value - y
         away = tf.where(np.isnan(period), away, away - turn * tf.round(away / turn))
-        least = np.where(np.isnan(self._step), 0., _ON_GRID * self._step)
-        free = np.isnan(self._step) & ~np.isnan(period)
-        return tf.reduce_all(free | (
-            tf.abs(away) <= least.astype(self.dtype.as_numpy_dtype)), -1)
+        stepped = ~np.isnan(self._step)
+        least = np.where(stepped, _ON_GRID * self._step, 0.).astype(dtype) + (
+            np.where(stepped, 4. * np.finfo(dtype).eps, 0.).astype(dtype) * tf.abs(y))
+        free = ~stepped & ~np.isnan(period)
+        return tf.reduce_all(free | (tf.abs(away) <= least), -1)
 
     def _compiled_density(self, method, value, *leaves):
         y = self._quantize(value)
