@@ -154,12 +154,12 @@ class TestColumns:
         # Angles of [0, 2 pi) are those of [-pi, pi).
         y = np.stack([theta % (2. * np.pi), loc + 0.5 * rng.normal(size=4000)], -1)
         dist = tfpc.conditional_density(2, 1, support=[tfpc.Circular(), None],
-                                        num_coupling_layers=2, seed=0)
+                                        num_coupling_layers=1, seed=0)
         y, c = (x.astype(np.float32) for x in (y, c))
-        tfpc.fit(dist, y[:3000], c[:3000], epochs=12, seed=0, verbose=False)
+        tfpc.fit(dist, y[:3000], c[:3000], epochs=10, seed=0, verbose=False)
         exact = (tfd.VonMises(c[:, 0].astype(float), np.float64(3.)).log_prob(theta)
                  + tfd.Normal(loc, np.float64(0.5)).log_prob(y[:, 1].astype(float)))
-        gap = np.mean(exact[3000:] - dist.given(c[3000:]).log_prob(y[3000:]))
+        gap = np.mean(exact[3000:] - dist.given(c[3000:]).log_prob(y[3000:]).numpy())
         assert gap < 0.07
 
 
@@ -195,7 +195,7 @@ class TestQuantized:
         np.testing.assert_array_equal(given.prob([[-0.1], [1.1]]), [0., 0.])
 
     @pytest.mark.parametrize('low,high,step', [
-        (None, 3.2, 1.), (-0.5, None, 1.), (-1., 1., 0.5)])
+        (None, 3.2, 1.), (-1., 1., 0.5)])
     def test_cells_that_a_support_cuts(self, low, high, step):
         """Of either direction; such a cell has what is inside of the support."""
         support = tfpc.support_bijector(*(
@@ -225,11 +225,10 @@ class TestQuantized:
         assert all(np.all(np.isfinite(gradient)) for gradient in tape.gradient(
             log_prob, dist.trainable_variables))
 
-    @pytest.mark.parametrize('noise', ['uniform', 'variational'])
-    def test_the_bound_is_below_and_more_points_bring_it_near(self, noise):
+    def test_the_bound_is_below_and_more_points_bring_it_near(self):
         inner = plain(2)
-        many = tfpc.Quantized(inner, step=[1., None], low=[-1., None], noise=noise,
-                              num_samples=2000, seed=0)
+        many = tfpc.Quantized(inner, step=[1., None], low=[-1., None],
+                              noise='variational', num_samples=2000, seed=0)
         few = many.copy(num_samples=1)
         flows.perturb(many._noise, scale=0.2)
         y = np.array([[n, 0.3] for n in range(-1, 3)])
@@ -249,28 +248,27 @@ class TestQuantized:
     def test_columns_of_all_kinds_fit_and_come_back(self, tmp_path):
         rng = np.random.default_rng(0)
         c = rng.normal(size=[600, 2])
-        counts = rng.poisson(np.exp(1. + c[:, 0] / 2.))
-        rounded = np.round(counts + c[:, 1] + 0.3 * rng.normal(size=600), 1)
         hours = np.floor(rng.vonmises(c[:, 0], 2.) * 12. / np.pi) % 24.
-        y = np.stack([counts, rounded, rng.normal(size=600), hours], -1)
+        amounts = np.maximum(np.round(c[:, 1] + 0.3 * rng.normal(size=600), 1), 0.)
+        y = np.stack([amounts, hours, rng.normal(size=600)], -1)
         dist = tfpc.Quantized(
-            tfpc.conditional_density(4, 2, support=[None] * 3 + [tfpc.Circular(0., 24.)],
-                                     **SMALL),
-            step=[1., 0.1, None, 1.], low=[0., None, None, None], noise='variational',
+            tfpc.conditional_density(3, 2, [None, tfpc.Circular(0., 24.), None], **SMALL),
+            step=[0.1, 1., None], low=[0., None, None], noise='variational',
             num_samples=4, seed=0)
-        history = tfpc.fit(dist, y, c, epochs=3, validation_split=0.2, seed=0,
+        history = tfpc.fit(dist, y, c, epochs=2, validation_split=0.2, seed=0,
                            verbose=False)
         assert history['val_loss'][-1] < history['val_loss'][0]
         drawn, log_prob = dist.given(c[:50]).experimental_sample_and_log_prob(seed=1)
         assert np.all(np.isfinite(log_prob))
-        assert np.all(drawn[:, 0] == np.round(drawn[:, 0])) and np.all(drawn[:, 0] >= 0.)
         # As they are written, to the last digit.
-        np.testing.assert_array_equal(drawn[:, 1], np.round(drawn[:, 1], 1))
-        assert np.all((drawn[:, 3] >= 0.) & (drawn[:, 3] < 24.))
-        np.testing.assert_allclose(dist.given(c[:50]).log_prob(
-            drawn + [0., 0., 0., 24.]), log_prob, rtol=1e-9)
-        restored = again(dist, str(tmp_path / 'w'))[0]
-        np.testing.assert_array_equal(restored.given(c[:50]).log_prob(drawn), log_prob)
+        np.testing.assert_array_equal(drawn[:, 0], np.round(drawn[:, 0], 1))
+        assert np.any(drawn[:, 0] == 0.) and np.all(drawn[:, 0] >= 0.)
+        assert set(np.unique(drawn[:, 1])) <= set(range(24))
+        np.testing.assert_allclose(dist.given(c[:50]).log_prob(drawn + [0., 24., 0.]),
+                                   log_prob, rtol=1e-9)
+        for other in again(dist, str(tmp_path / 'w')):
+            for variable, expected in zip(other.variables, dist.variables, strict=True):
+                np.testing.assert_array_equal(variable, expected)
 
     def test_graph_and_eager_and_copies_agree(self, tmp_path):
         dist = tfpc.Quantized(plain(), step=1., low=0.)
