@@ -72,11 +72,12 @@ class CellNoise(_tfp.Picklable, tf.Module):
         batch = tf.concat([[count], tf.shape(y)[:-1]], 0)
         shape = tf.concat([batch, [self.num_noisy]], 0)
         static = [count, *y.shape[:-1], self.num_noisy]
+        # By name, since XLA would choose another algorithm.
+        u = tf.ensure_shape(tf.random.stateless_uniform(
+            shape, seed, dtype=self.dtype, alg='philox'), static)
         if self._flow is None:
-            u = tf.random.stateless_uniform(shape, seed, dtype=self.dtype)
-            return tf.ensure_shape(u, static), tf.zeros([], self.dtype)
-        z = tf.ensure_shape(
-            tf.random.stateless_normal(shape, seed, dtype=self.dtype), static)
+            return u, tf.zeros([], self.dtype)
+        z = tf.math.ndtri(tf.clip_by_value(u, 1e-7, 1. - 1e-7))
         leaves = [tf.broadcast_to(leaf, tf.concat(
             [tf.shape(y)[:-1], leaf.shape[-1:]], 0)) for leaf in leaves]
         u, log_det = self._flow.exact_pass(
