@@ -20,7 +20,7 @@ from tfp_conditional.transformers import spline
 tfd = tfp.distributions
 
 
-class Latents(tfd.Distribution):
+class Latents(tfp.distributions.Distribution):
     """So many angles, uniform on [-pi, pi), and so many standard normal numbers."""
 
     def __init__(self, num_angles: int, num_others: int, dtype: DType = tf.float32,

@@ -247,7 +247,7 @@ def _merged(blocks, dtype):
     return parts, sizes
 
 
-class Blocks(tfb.Bijector):
+class Blocks(tfp.bijectors.Bijector):
     """`tfb.Blockwise`, which warns where a simplex is one of the blocks."""
 
     def __init__(self, bijectors: Sequence[tfp.bijectors.Bijector],

@@ -335,7 +335,7 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
         y = self._call_sample_n(sample_shape, seed, **kwargs)
         return y, self._log_prob(y, **kwargs)
 
-    def _refuse(self, *args, **kwargs):
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(f'{self.name!r} has `log_prob`, `prob` and samples; what '
                                   'TFP makes of its bijector is that of `density`.')
 
