@@ -107,6 +107,22 @@ class TestColumns:
         x = wrapped.inverse(np.array([[180., 7.], [-180., 7.], [900., 7.]], dtype))
         np.testing.assert_allclose(x, [[-np.pi, 7.]] * 3, rtol=1e-6)
 
+    def test_a_turn_follows_a_vector_around_the_circle(self):
+        """And its gradient is finite where that vector is 0."""
+        turns = np.linspace(-3., 3., 7)
+        parameters = np.zeros([7, 15, 1])
+        parameters[:, -2, 0], parameters[:, -1, 0] = np.sin(turns), np.cos(turns) - 1.
+        circular = tfpc.CircularRationalQuadratic(4)
+        y, _ = circular.forward_and_log_det(
+            tf.zeros([7, 1], tf.float64), tf.constant(parameters))
+        np.testing.assert_allclose(y[:, 0], turns, atol=1e-9)
+        parameters[:, -2:, 0] = 0., -1.
+        parameters = tf.constant(parameters)
+        with tf.GradientTape() as tape:
+            tape.watch(parameters)
+            y, _ = circular.forward_and_log_det(tf.zeros([7, 1], tf.float64), parameters)
+        assert np.all(np.isfinite(tape.gradient(y, parameters)))
+
     def test_angles_are_never_scaled_and_other_columns_are(self):
         dist = density(3, [(0., np.inf), tfpc.Circular(), None])
         rng = np.random.default_rng(0)
