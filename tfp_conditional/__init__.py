@@ -13,6 +13,8 @@ from tfp_conditional.bijectors.mixing import ActNorm
 from tfp_conditional.bijectors.mixing import InvertibleLinear
 from tfp_conditional.bijectors.squash import Squash
 from tfp_conditional.bijectors.standardize import Standardized
+from tfp_conditional.bijectors.support import Circular
+from tfp_conditional.bijectors.support import Simplex
 from tfp_conditional.bijectors.support import support_bijector
 from tfp_conditional.bijectors.tails import Tails
 from tfp_conditional.config import from_config
@@ -27,6 +29,7 @@ from tfp_conditional.export import exportable
 from tfp_conditional.fitting.fit import fit
 from tfp_conditional.flows.density import conditional_density
 from tfp_conditional.flows.masked_autoregressive import ConditionalMaskedAutoregressiveFlow
+from tfp_conditional.flows.quantized import Quantized
 from tfp_conditional.flows.real_nvp import ConditionalRealNVP
 from tfp_conditional.networks.mlp import MLP
 from tfp_conditional.networks.residual import ResidualNetwork
@@ -43,6 +46,7 @@ __all__ = [
     'ActNorm',
     'Additive',
     'Affine',
+    'Circular',
     'CircularRationalQuadratic',
     'ConditionalAutoregressive',
     'ConditionalBijector',
@@ -59,8 +63,10 @@ __all__ = [
     'Gaussianization',
     'InvertibleLinear',
     'MLP',
+    'Quantized',
     'RationalQuadratic',
     'ResidualNetwork',
+    'Simplex',
     'SoftBounds',
     'Squash',
     'Standardized',

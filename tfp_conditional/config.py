@@ -11,7 +11,10 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tfp_conditional import _version
+from tfp_conditional.bijectors import angles
+from tfp_conditional.bijectors import support
 from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.flows import cell_noise
 from tfp_conditional.networks import network
 from tfp_conditional.transformers import transformer
 
@@ -19,9 +22,11 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 
 FORMAT = 1   # Of what `to_config` returns; the only one that `from_config` reads.
 
-# Where classes are looked for; the last is for `flow.condition(conditions)`.
+# Where classes are looked for; the last are for `flow.condition(conditions)`, and for
+# the parts of what a list of supports and `Quantized` make.
 _NAMESPACES = {'tfd': tfd, 'tfb': tfb, 'tfpc': tfpc, 'linalg': tf.linalg,
-               'core': bijector_lib}
+               'core': bijector_lib, 'angles': angles, 'support': support,
+               'cell_noise': cell_noise}
 _KINDS = (tf.Module, transformer.Transformer, network.Conditioner)
 
 

@@ -65,7 +65,7 @@ class Exportable(tf.Module):
             distribution = flow(distribution.distribution, name=distribution.name)
         # The methods are traced here; a distribution that is tracked traces its own.
         self._distribution = self._no_dependency(distribution)
-        self._parts = (distribution.distribution, distribution.bijector)
+        self._parts = tuple(distribution.exported_parts())
         for method, function in distribution.exported_methods().items():
             setattr(self, method, function)
 

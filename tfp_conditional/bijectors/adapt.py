@@ -55,6 +55,8 @@ def check_support(bijector, y, label):
     """
     events, passed = y, []
     for part, direction in steps_lib.opened(steps_lib.flatten(bijector, INVERSE)):
+        if hasattr(part, 'check_events') and direction == INVERSE:
+            part.check_events(y, label)
         if hasattr(part, 'adapt') or isinstance(
                 part, bijector_lib.ConditionalBijector):
             return

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tfp_conditional.bijectors import unconditional
@@ -65,21 +66,27 @@ class SoftBounds(unconditional.Adaptive):
     """
 
     def __init__(self, event_size: int, dtype: DType = tf.float32,
-                 name: str = 'soft_bounds') -> None:
+                 name: str = 'soft_bounds', mask: npt.ArrayLike | None = None) -> None:
         """Constructs the layer; its variables exist on return.
 
         Args:
           event_size: `int` D >= 1.
           dtype: floating dtype.
           name: `str`.
+          mask: D booleans, `True` for units whose bounds are looked for; default: all.
 
         Raises:
-          TypeError, ValueError: for an `event_size` that is no positive integer and
-            a dtype that is not floating.
+          TypeError, ValueError: for an `event_size` that is no positive integer, a
+            dtype that is not floating, and a mask of another length.
         """
         parameters = dict(locals())
         super().__init__(event_size, dtype, parameters, name,
                          is_constant_jacobian=False)
+        self._mask = np.ones(self.event_size, bool) if mask is None else (
+            np.asarray(mask, bool))
+        if self._mask.shape != (self.event_size,):
+            raise ValueError(f'`mask` must be {self.event_size} booleans; got shape '
+                             f'{self._mask.shape}.')
         with tf.name_scope(self.name):
             self.low, self.high, self.softness = (
                 tf.Variable(tf.fill([self.event_size], tf.constant(
@@ -90,7 +97,8 @@ class SoftBounds(unconditional.Adaptive):
     def _learn(self, y):
         _, scale = unconditional.moments(y, 'y', self.name)
         columns = np.asarray(y, np.float64).reshape(-1, self.event_size).T
-        low, high = zip(*map(find_bounds, columns))
+        low, high = zip(*[find_bounds(column) if is_sought else (-np.inf, np.inf)
+                          for column, is_sought in zip(columns, self._mask)])
         for variable, value in [(self.low, low), (self.high, high),
                                 (self.softness, SOFTNESS * scale)]:
             variable.assign(tf.cast(value, self.dtype))

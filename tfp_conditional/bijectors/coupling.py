@@ -53,7 +53,7 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
         super().__init__(
             event_size, condition_size, dtype=dtype, validate_args=validate_args,
             parameters=parameters, name=name)
-        self._partition = _Partition(mask)
+        self._partition = Partition(mask)
         self._num_units = self.event_size - self._partition.num_masked
         output_size = self._num_units * self._transformer.num_parameters
         # A transformer of the user's own may have no features.
@@ -218,7 +218,7 @@ class ConditionalElementwise(_ConditionedTransformer):
                          seed, validate_args, parameters, name)
 
 
-class _Partition:
+class Partition:
     """Splits `[..., D]` into masked and other units, and merges them again."""
 
     def __init__(self, mask):

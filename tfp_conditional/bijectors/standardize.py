@@ -69,7 +69,7 @@ class Standardized(bijector_lib.ConditionalBijector):
     """
 
     def __init__(self, bijector: bijector_lib.ConditionalBijector, linear: bool = False,
-                 name: str | None = None) -> None:
+                 name: str | None = None, events: bool = True) -> None:
         """Constructs the bijector.
 
         Args:
@@ -77,10 +77,13 @@ class Standardized(bijector_lib.ConditionalBijector):
           linear: `bool`, whether to take out what depends linearly on the
             conditions, which then must be vectors.
           name: `str`; default that of the bijector and `_standardized`.
+          events: `bool`, whether to standardize events, not conditions alone; m stays 0
+            and s 1 for those that must not be scaled, such as angles.
 
         Raises:
           TypeError: if `bijector` is none.
-          ValueError: if `bijector` changes the size of events.
+          ValueError: if `bijector` changes the size of events, and for `linear` without
+            `events`.
         """
         parameters = dict(locals())
         if not isinstance(bijector, bijector_lib.ConditionalBijector):
@@ -91,12 +94,15 @@ class Standardized(bijector_lib.ConditionalBijector):
                 '`bijector` must keep the size of events; got one that maps '
                 f'{bijector.event_size} units to {bijector.output_event_size}. '
                 'Put the part that changes it outside, by a ConditionalChain.')
+        if linear and not events:
+            raise ValueError('`linear=True` needs `events=True`: a regression shifts and '
+                             'scales events.')
         super().__init__(
             bijector.event_size, bijector.condition_size, dtype=bijector.dtype,
             is_constant_jacobian=bijector.is_constant_jacobian,
             validate_args=bijector.validate_args, parameters=parameters,
             name=name or f'{bijector.name}_standardized')
-        self._bijector = bijector
+        self._bijector, self._scales_events = bijector, events
         with tf.name_scope(self.name):
             self.event_loc, self.event_scale = self._statistics(
                 self.event_size, 'event')
@@ -164,7 +170,7 @@ class Standardized(bijector_lib.ConditionalBijector):
             data = [('y', y), *(('conditions', leaf)
                                 for leaf in tf.nest.flatten(conditions))]
             learnt = [unconditional.moments(x, label, self.name) for label, x in data]
-            for pair, values in zip(statistics, learnt):
+            for pair, values in list(zip(statistics, learnt))[not self._scales_events:]:
                 for variable, value in zip(pair, values):
                     variable.assign(tf.cast(value, self.dtype))
             if self.slope is not None:

@@ -74,10 +74,14 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
     `tf.train.Checkpoint` and `tf.saved_model.save` (see `Exportable`) keep it whole.
     """
 
+    # Whether `log_prob` is one of the density of the bijector's images of the base.
+    is_continuous = True
+
     def __init__(self, distribution: tfp.distributions.Distribution,
                  bijector: one_pass.OnePassBijector,
                  kwargs_split_fn: Callable[..., Any] | None = None,
-                 validate_args: bool = False, name: str | None = None) -> None:
+                 validate_args: bool = False, name: str | None = None,
+                 parameters: dict[str, Any] | None = None) -> None:
         """Constructs the distribution.
 
         Args:
@@ -90,12 +94,15 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
             else.
           validate_args: `bool`, as in `tfd.Distribution`.
           name: `str`; default the names of both.
+          parameters: `dict` of a subclass' own arguments, as in `tfd.Distribution`.
 
         Raises:
           TypeError: for parts of other types.
           ValueError: for a base whose events the bijector does not take.
         """
-        parameters = dict(locals())
+        if parameters is None:
+            parameters = {key: value for key, value in locals().items()
+                          if key != 'parameters'}
         if not isinstance(distribution, tfd.Distribution):
             raise TypeError('`distribution` must be a tfd.Distribution; got '
                             f'{type(distribution).__name__}.')
@@ -222,7 +229,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         if not kwargs:
             return
         unknown = kwargs.keys() - _KWARGS
-        if unknown and self.parameters['kwargs_split_fn'] is None:
+        if unknown and self.parameters.get('kwargs_split_fn') is None:
             raise TypeError(
                 f'{self.name!r} takes the keyword arguments {sorted(_KWARGS)}; got '
                 f"{sorted(unknown)}. Pass `bijector_kwargs={{'conditions': ...}}`, "
@@ -235,7 +242,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         if '_root' in vars(self) and not kwargs:
             return _EagerCall(self._root, self._conditions, True)
         own, given = self._kwargs_split_fn(kwargs)
-        flow, bijector = self._flow(), self.bijector
+        flow, bijector = self.flow, self.bijector
         if flow is bijector:
             fits, conditions = given.keys() <= {'conditions'}, given.get('conditions')
         else:
@@ -245,7 +252,8 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
             return None
         return _EagerCall(self, conditions, flow is not bijector)
 
-    def _flow(self):
+    @property
+    def flow(self) -> one_pass.OnePassBijector:
         """The bijector, without the conditions that it may have been given."""
         bijector = self.bijector
         return (bijector.bijector if isinstance(
@@ -253,12 +261,12 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
 
     def _kwargs_of(self, leaves):
         """Those of the bijector, for the leaves of checked conditions."""
-        flow = self._flow()
+        flow = self.flow
         return ({'conditions': flow.checked(leaves)} if isinstance(
             flow, bijector_lib.ConditionalBijector) else {})
 
     def _compiled_density(self, method, value, *leaves):
-        x, ildj = self._flow().inverse_and_log_det(
+        x, ildj = self.flow.inverse_and_log_det(
             value, event_ndims=self._event_ndims(), **self._kwargs_of(leaves))
         log_prob = _sum(self.distribution.log_prob(x), ildj)
         return tf.exp(log_prob) if method == 'prob' else log_prob
@@ -269,7 +277,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         return self._draw(method, seed, sample_shape, batch_shape, *leaves)
 
     def _draw(self, method, seed, sample_shape, batch_shape, *leaves):
-        base, flow = self.distribution, self._flow()
+        base, flow = self.distribution, self.flow
         if batch_shape.shape[0]:
             base = tfd.BatchBroadcast(base, with_shape=batch_shape)
         kwargs = self._kwargs_of(leaves)
@@ -325,7 +333,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
           TypeError: for a distribution whose conditions are given already.
           ValueError: for another `method`.
         """
-        if self.bijector is not self._flow() or not isinstance(
+        if self.bijector is not self.flow or not isinstance(
                 self.bijector, bijector_lib.ConditionalBijector):
             raise TypeError(f'{self.name!r} takes no conditions to be called with; '
                             'compile the method of the distribution that does.')
@@ -419,8 +427,11 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
             raise RuntimeError('`export` must be called outside of `training()`: its '
                                'dropout would be exported.')
         path, methods = serving.checked_path(path), self._methods()
-        serving.save(path, [self.distribution, self.bijector], methods.functions,
-                     methods.signatures())
+        serving.save(path, self.exported_parts(), methods.functions, methods.signatures())
+
+    def exported_parts(self) -> list[tf.Module]:
+        """What holds the variables that the exported methods read."""
+        return [self.distribution, self.bijector]
 
     def exported_methods(self) -> dict[str, Callable[..., Any]]:
         """Name -> `tf.function`, as `Exportable` describes them.
@@ -430,7 +441,7 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         return self._methods().functions
 
     def _methods(self):
-        flow, given = self._flow(), None
+        flow, given = self.flow, None
         if not isinstance(flow, bijector_lib.ConditionalBijector):
             given = tuple
         elif self.bijector is not flow:
@@ -471,7 +482,7 @@ class _EagerCall:
     """One eager call: its arguments checked as they are, then run compiled."""
 
     def __init__(self, dist, conditions, has_own_batch):
-        self._dist, self._flow, self._conditions = dist, dist._flow(), conditions
+        self._dist, self._flow, self._conditions = dist, dist.flow, conditions
         # Whether the distribution has the batch shape of the conditions.
         self._has_own_batch = has_own_batch
 
@@ -702,6 +713,10 @@ def parts(dist, conditions):
         conditions = conditioned.conditions
         # The distribution it came from has functions that are compiled.
         dist = vars(dist).get('_root', dist)
+        if dist.bijector is conditioned and not getattr(dist, 'is_continuous', True):
+            raise TypeError(f'`dist`, {dist.name!r}, was made of a density whose conditions '
+                            'are given; make it of the density itself, and then call '
+                            '`given`.')
     flow = conditioned.bijector if is_given else conditional_bijector(dist, 'dist')
     if dist.bijector is not flow or not isinstance(
             dist, ConditionalTransformedDistribution):

@@ -54,6 +54,15 @@ def is_training():
     return _training.active
 
 
+def noise_seed():
+    """A stateless seed in training, another at each call."""
+    if _training.seed is None:
+        return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int32)
+    _training.count += 1
+    return tf.random.experimental.stateless_fold_in(
+        tf.cast(_training.seed, tf.int64), _training.count)
+
+
 def dropout(x, rate):
     """`x` with a fraction of its entries 0 and the rest scaled up, in training."""
     if not rate or not _training.active:
@@ -61,8 +70,5 @@ def dropout(x, rate):
     if _training.seed is None:
         noise = tf.random.uniform(tf.shape(x), dtype=x.dtype)
     else:
-        _training.count += 1
-        noise = tf.random.stateless_uniform(
-            tf.shape(x), tf.random.experimental.stateless_fold_in(
-                tf.cast(_training.seed, tf.int64), _training.count), dtype=x.dtype)
+        noise = tf.random.stateless_uniform(tf.shape(x), noise_seed(), dtype=x.dtype)
     return tf.where(noise >= rate, x / (1. - rate), tf.zeros_like(x))

@@ -91,19 +91,19 @@ class ConditionalEnsemble(distribution_lib.ConditionalTransformedDistribution):
     @property
     def members(self) -> tuple[distribution_lib.ConditionalTransformedDistribution, ...]:
         """The K distributions, before their conditions are given."""
-        return tuple(self._flow().members)
+        return tuple(self.flow.members)
 
     @classmethod
     def _parameter_properties(cls, dtype, num_classes=None):
         return {}
 
     def _batch_shape(self):
-        flow, bijector = self._flow(), self.bijector
+        flow, bijector = self.flow, self.bijector
         return tf.TensorShape([]) if bijector is flow else flow.batch_shape_of(
             flow.check_conditions(bijector.conditions))
 
     def _batch_shape_tensor(self):
-        flow, bijector = self._flow(), self.bijector
+        flow, bijector = self.flow, self.bijector
         return tf.zeros([0], tf.int32) if bijector is flow else (
             flow.batch_shape_tensor_of(flow.check_conditions(bijector.conditions)))
 
@@ -138,7 +138,7 @@ class ConditionalEnsemble(distribution_lib.ConditionalTransformedDistribution):
 
     def _log_prob(self, y, **kwargs):
         conditions, _ = self._given(kwargs)
-        y, conditions = self._flow().check_pass(INVERSE, y, conditions)
+        y, conditions = self.flow.check_pass(INVERSE, y, conditions)
         return self._compiled_density('log_prob', y, *tf.nest.flatten(conditions))
 
     def _call_sample_n(self, sample_shape, seed, **kwargs):
@@ -148,7 +148,7 @@ class ConditionalEnsemble(distribution_lib.ConditionalTransformedDistribution):
         return self._traced_draw('sample_and_log_prob', sample_shape, seed, kwargs)
 
     def _traced_draw(self, method, sample_shape, seed, kwargs):
-        flow = self._flow()
+        flow = self.flow
         conditions, is_own = self._given(kwargs)
         conditions = flow.check_conditions(conditions)
         leaves = tf.nest.flatten(conditions)
@@ -165,7 +165,7 @@ class ConditionalEnsemble(distribution_lib.ConditionalTransformedDistribution):
     def _given(self, kwargs):
         """The conditions of a call, and whether they are those of `given`."""
         own, given = self._kwargs_split_fn(kwargs)
-        is_own = self.bijector is not self._flow()
+        is_own = self.bijector is not self.flow
         conditions_lib.reject_unknown(
             {**own, **{key: value for key, value in given.items()
                        if is_own or key != 'conditions'}}, self.name)

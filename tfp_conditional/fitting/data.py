@@ -256,18 +256,20 @@ def checked_data(dist, targets, conditions, label, weights=None):
         if not np.any(weights):
             raise ValueError(f'`{name}` must have a row that is not 0; all are.')
         data = present(data._replace(weights=weights).scaled()).scaled()
-    check_values(flow, data.targets, data.conditions, label)
+    check_values(dist, data.targets, data.conditions, label)
     return data
 
 
-def check_values(flow, targets, conditions, label):
+def check_values(dist, targets, conditions, label):
     """Refuses rows that are not finite, or have no density under the flow."""
     for name, x in [(label, targets), *[
             ('conditions', leaf) for leaf in tf.nest.flatten(conditions)
             if leaf is not None and leaf.dtype.is_floating]]:
         conditions_lib.check_finite_rows(x, name, ' Drop or fill them.')
-    if flow is not None:
-        adapt_lib.check_support(flow, targets, label)
+    if hasattr(dist, 'check_targets'):
+        dist.check_targets(targets, label)
+    elif hasattr(dist, 'bijector'):
+        adapt_lib.check_support(dist.bijector, targets, label)
 
 
 def _check_elements(dist, spec, conditions, label):

@@ -165,6 +165,9 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
         validation_split=validation_split, jit_compile=bool(jit_compile))
     _check_settings(settings, optimizer, validation_data)
     _check_dist(dist)
+    if target_noise and not getattr(dist, 'is_continuous', True):
+        raise ValueError(f'`target_noise` must be 0 for a {type(dist).__name__}, whose '
+                         f'values are cells; got {target_noise}.')
     train = data_lib.checked_data(dist, targets, conditions, 'targets', sample_weight)
     held_out = data_lib.checked_validation(dist, validation_data)
     entropy, saved = seeds.resolve_seed(seed), None
@@ -304,14 +307,18 @@ def _has_learnt(dist):
 def _adapt(dist, train, entropy):
     """Lets the flow learn from data what gradients do not; returns whether it did."""
     flow = getattr(dist, 'bijector', None)
-    if flow is None or adapt_lib.adapted(flow):
+    has_own = hasattr(dist, 'adapt_batches')
+    if flow is None or (dist.adapted if has_own else adapt_lib.adapted(flow)):
         return False
     batches = [(targets, data_lib.or_none(conditions)) for targets, conditions, _
                in data_lib.thinned(train.sample(entropy), entropy)]
     if isinstance(train, data_lib.Batches):
         for batch in batches:
-            data_lib.check_values(flow, *batch, 'targets')
-    adapt_lib.adapt_batches(flow, batches)
+            data_lib.check_values(dist, *batch, 'targets')
+    if has_own:
+        dist.adapt_batches(batches, entropy)
+    else:
+        adapt_lib.adapt_batches(flow, batches)
     return True
 
 
@@ -320,7 +327,7 @@ def _check_place(dist, batches, training):
     targets = np.concatenate([np.asarray(y, np.float64) for y, *_ in batches])
     scale = np.std(targets, axis=0)
     gaussian = np.sum(np.log(np.where(scale > 0, scale, 1.))
-                      + .5 * np.log(2 * np.pi) + .5)
+                      + .5 * np.log(2 * np.pi) + .5) - getattr(dist, 'log_cell', 0.)
     loss = -sum(float(tf.reduce_sum(training.log_prob(*batch[:2])))
                 for batch in batches) / len(targets)
     if not loss - gaussian <= _ELSEWHERE * scale.size:

@@ -3,15 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from tfp_conditional.bijectors import angles as angles_lib
 from tfp_conditional.bijectors import bounds
 from tfp_conditional.bijectors import chain
 from tfp_conditional.bijectors import coupling
 from tfp_conditional.bijectors import embedding as embedding_lib
 from tfp_conditional.bijectors import gaussianization
 from tfp_conditional.bijectors import standardize
+from tfp_conditional.bijectors import support as support_lib
 from tfp_conditional.bijectors import tails
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
@@ -32,12 +35,10 @@ DEFAULTS = dict(
     transformer=spline.RationalQuadratic(min_bin_size=3e-4, min_derivative=1e-3),
     conditioner=residual.ResidualNetwork(64, 1, 'silu', 'concatenate',
                                          layer_norm=True))
-# Of one unit. Six lose 0.02 to 0.06 nats on edges and tails, and one 0.1 on two modes
-# that move with the condition.
-_SINGLE_LAYERS = 3
 # Of one unit: six lose 0.02 to 0.06 nats where there are edges and tails, one loses
 # 0.1 where there are two modes that move with the condition.
 _SINGLE_LAYERS = 3
+_CIRCULAR = spline.CircularRationalQuadratic(min_bin_size=3e-4, min_derivative=1e-3)
 # In more rows networks learn shapes as well: of 10,000 simulations, two moons are better
 # off without `Gaussianization` by 0.01 nats, of 1000 with it by 0.04, and exponential
 # errors of 300 rows by 0.3.
@@ -48,7 +49,7 @@ _ELEMENTWISE = residual.ResidualNetwork(32, 1, 'silu', 'concatenate', layer_norm
 
 def conditional_density(
         event_size: int, condition_size: Sizes,
-        support: tfp.bijectors.Bijector | None = None,
+        support: tfp.bijectors.Bijector | list[Any] | None = None,
         embedding: Callable[..., Any] | None = None, embedding_size: int | None = None,
         dtype: DType = tf.float32, seed: Seed | None = None, validate_args: bool = False,
         name: str = 'conditional_density',
@@ -61,7 +62,9 @@ def conditional_density(
     are, not where residuals move them. Hard edges of the targets are found and made
     smooth, heavy tails of residuals light, and of few rows their shapes Gaussian: see
     `SoftBounds`, `Tails` and `Gaussianization`. All learn from the data that `fit` is
-    given, so nothing need be scaled beforehand.
+    given, so nothing need be scaled beforehand. Angles come first: they have a flow of
+    circular splines of their own, and the other columns are given their cosines and
+    sines beside the conditions.
 
     ```python
     import numpy as np
@@ -81,9 +84,12 @@ def conditional_density(
       event_size: `int` D >= 1, of the targets.
       condition_size: `int` S, a nest of `int`, or, with an embedding, a
         `tf.TensorSpec` or a nest; see `ConditionalEmbedding`.
-      support: bijector from the vectors `[D']` that the flow makes onto the targets,
-        such as `support_bijector(low, high)`, where the support is known. Default:
-        the `SoftBounds` of the data.
+      support: what is known of where targets lie. A list has an entry for each column:
+        `(low, high)`, either of them infinite or `None`; `Circular(low, high)` for
+        angles; `Simplex(size)` for so many columns; a bijector of single numbers; or
+        `None` for a real column, whose edges are found in the data by `SoftBounds`. Or
+        it is one bijector from the vectors `[D']` that the flow makes onto the targets,
+        such as `support_bijector(low, high)`. Default: `None` for each column.
       embedding: network from the conditions to vectors `[B, embedding_size]`.
       embedding_size: `int`, what it returns; default: its `output_size`, which those
         of `tfpc.embeddings` have.
@@ -107,43 +113,88 @@ def conditional_density(
     if (embedding is None) != (embedding_size is None):
         raise ValueError('Give both of `embedding` and `embedding_size`, or none; '
                          f'got {embedding!r}, {embedding_size!r}.')
-    inner_size = event_size if support is None else _inner_size(support, event_size)
+    if isinstance(support, (list, tuple)):
+        columns = support_lib.Columns(support, event_size, dtype)
+        outer, circular = columns.parts, columns.circular
+    elif support is None:
+        outer = [bounds.SoftBounds(event_size, dtype)]
+        circular = np.zeros(event_size, bool)
+    else:
+        outer = [support]
+        circular = np.zeros(_inner_size(support, event_size), bool)
+    num_angles, num_others = int(np.sum(circular)), int(np.sum(~circular))
     entropy = seeds.resolve_seed(seed)
-    settings = _settings(inner_size, flow_arguments)
-    sizes = inner_size, condition_size if embedding is None else embedding_size
-    flow = real_nvp.ConditionalRealNVP(
-        *sizes, dtype=dtype, seed=entropy, validate_args=validate_args, **settings)
-    # Tails and shapes are those of residuals: conditions may explain those of targets.
-    flow = chain.ConditionalChain([
-        tails.Tails(inner_size, dtype),
-        gaussianization.Gaussianization(inner_size, _SHAPE_ROWS, dtype),
-        standardize.Standardized(flow)], validate_args=validate_args)
-    # What a network that is yet to be trained makes of conditions predicts nothing.
-    if embedding is None:
-        flow = standardize.Standardized(flow, linear=True)
-    if inner_size > 1:   # A single unit has no other layers.
-        if 'conditioner' not in flow_arguments and settings['conditioner']:
-            settings['conditioner'] = _ELEMENTWISE
-        flow = chain.ConditionalChain([coupling.ConditionalElementwise(
-            *sizes, dtype=dtype, seed=(*entropy, 1), validate_args=validate_args,
-            **{key: settings[key] for key in (
-                'hidden_layers', 'activation', 'transformer', 'conditioner')
-               if key in settings}), flow], validate_args=validate_args)
-    if inner_size > 1 or embedding is not None:
-        flow = standardize.Standardized(flow)
+    settings = _settings(flow_arguments)
+    common = dict(dtype=dtype, validate_args=validate_args)
+    seen = condition_size if embedding is None else embedding_size
+    if num_angles:
+        flow = angles = _angles(num_angles, seen, settings, entropy, common)
+    if num_others:
+        if num_others == 1:
+            settings = {**settings, 'num_coupling_layers': flow_arguments.get(
+                'num_coupling_layers', _SINGLE_LAYERS)}
+        flow = _others(num_others, (seen, 2 * num_angles) if num_angles else seen,
+                       embedding is None, 'conditioner' in flow_arguments, settings,
+                       entropy, common)
+    if num_angles and num_others:
+        flow = angles_lib.AnglesFirst(angles, flow, circular, validate_args)
+        base = angles_lib.Latents(num_angles, num_others, dtype)
+    elif num_angles:
+        bound = tf.constant([np.pi] * num_angles, dtype)
+        base = tfd.Independent(tfd.Uniform(-bound, bound), 1)
+    else:
+        base = tfd.Independent(tfd.Normal(tf.zeros(num_others, dtype),
+                                          tf.ones(num_others, dtype)), 1)
     if embedding is not None:
         flow = embedding_lib.ConditionalEmbedding(flow, embedding, condition_size)
-    outer = bounds.SoftBounds(event_size, dtype) if support is None else support
-    flow = chain.ConditionalChain([outer, flow], validate_args=validate_args)
-    base = tfd.Independent(tfd.Normal(tf.zeros(inner_size, dtype),
-                                      tf.ones(inner_size, dtype)), 1)
+    flow = chain.ConditionalChain([*outer, flow], validate_args=validate_args)
     return flow(base, name=name)
 
 
-def _settings(event_size, flow_arguments):
+def _angles(size, condition_size, settings, entropy, common):
+    """A flow of angles, of conditions that are standardized."""
+    own = coupling.get_transformer(settings['transformer'])
+    if getattr(own, 'num_features', 1) == 1:
+        own = _CIRCULAR
+    if settings.get('mixing') == 'linear':
+        settings = {**settings, 'mixing': 'alternate'}
+    return standardize.Standardized(real_nvp.ConditionalRealNVP(
+        size, condition_size, seed=(*entropy, 2), **common, **{
+            **settings, 'transformer': own, 'act_norm': False,
+            'conditional_base': False}), events=False)
+
+
+def _others(size, condition_size, is_linear, has_conditioner, settings, entropy, common):
+    """A flow of numbers: an elementwise layer, a regression, and couplings of residuals."""
+    transformer = coupling.get_transformer(settings['transformer'])
+    if getattr(transformer, 'num_features', 1) > 1:
+        raise ValueError(
+            f'`transformer` {type(transformer).__name__} is of angles, and columns are '
+            'none unless `support` says so: give `support=[Circular(), ...]`, an entry '
+            'for each column.')
+    flow = real_nvp.ConditionalRealNVP(size, condition_size, seed=entropy, **common,
+                                       **settings)
+    # Tails and shapes are those of residuals: conditions may explain those of targets.
+    flow = chain.ConditionalChain([
+        tails.Tails(size, common['dtype']),
+        gaussianization.Gaussianization(size, _SHAPE_ROWS, common['dtype']),
+        standardize.Standardized(flow)], validate_args=common['validate_args'])
+    # What a network that is yet to be trained makes of conditions predicts nothing.
+    if is_linear:
+        flow = standardize.Standardized(flow, linear=True)
+    if size > 1:   # A single unit has no other layers.
+        if not has_conditioner and settings['conditioner']:
+            settings = {**settings, 'conditioner': _ELEMENTWISE}
+        flow = chain.ConditionalChain([coupling.ConditionalElementwise(
+            size, condition_size, seed=(*entropy, 1), **common,
+            **{key: settings[key] for key in (
+                'hidden_layers', 'activation', 'transformer', 'conditioner')
+               if key in settings}), flow], validate_args=common['validate_args'])
+    return standardize.Standardized(flow) if size > 1 or not is_linear else flow
+
+
+def _settings(flow_arguments):
     """The `DEFAULTS`, but for what was asked for."""
-    if event_size == 1:
-        flow_arguments = {'num_coupling_layers': _SINGLE_LAYERS, **flow_arguments}
     if {'hidden_layers', 'activation'} & flow_arguments.keys():
         flow_arguments = {'conditioner': None, 'activation': 'silu', **flow_arguments}
     return {**DEFAULTS, **flow_arguments}

@@ -95,6 +95,7 @@ def latent_mcmc(dist: tfp.distributions.Distribution,
         conditions without a sample where f > 0.
     """
     subject = conditioned.Conditioned(dist, conditions, seed)
+    subject.refuse_cells()
     count = conditions_lib.positive_int(num_samples, 'num_samples', least=4)
     burnin = conditions_lib.positive_int(num_burnin_steps, 'num_burnin_steps')
     chains = conditions_lib.positive_int(num_chains, 'num_chains', least=2)

@@ -74,6 +74,7 @@ def mode(dist: tfp.distributions.Distribution, conditions: Conditions | None = N
       FloatingPointError: no sample of a condition has a finite log-prob.
     """
     subject = conditioned.Conditioned(dist, conditions, seed)
+    subject.refuse_cells()
     count = conditions_lib.positive_int(num_samples, 'num_samples')
     conditions_lib.positive_int(max_iterations, 'max_iterations')
     dtype = subject.dist.dtype

@@ -115,13 +115,15 @@ class CircularRationalQuadratic(RationalQuadratic):
     """A monotone rational-quadratic spline of angles, and a turn.
 
     ```none
-    forward:  y = S(x) + p   modulo 2 pi, in [-pi, pi)
-    inverse:  x = S^-1(y - p)
+    forward:  y = S(x) + t   modulo 2 pi, in [-pi, pi),   t = p + atan2(q, 1 + r)
+    inverse:  x = S^-1(y - t)
     ```
 
     S is a `RationalQuadratic` of [-pi, pi) whose derivatives at both ends are one
     parameter (Rezende et al. 2020, arXiv 2002.02428), so densities go on across the
-    cut. There are k = 3 K + 1 parameters of a unit, and p is the last. With all
+    cut. There are k = 3 K + 3 parameters of a unit, p, q and r the last of them. Of an
+    angle that follows another one around the circle, p alone, a continuous function of
+    the other's cosine and sine, would have to jump; (1 + r, q) goes round. With all
     parameters 0 the map is the identity on [-pi, pi); any other angle counts as the
     one there. Networks see the cosine and the sine of an angle.
 
@@ -155,21 +157,21 @@ class CircularRationalQuadratic(RationalQuadratic):
           ValueError: for values outside their ranges.
         """
         super().__init__(num_bins, math.pi, min_bin_size, min_derivative)
-        self.num_parameters = 3 * self.num_bins + 1
+        self.num_parameters = 3 * self.num_bins + 3
 
     def features(self, units: tf.Tensor) -> tf.Tensor:
         return tf.concat([tf.cos(units), tf.sin(units)], -1)
 
     def forward_and_log_det(self, x: tf.Tensor,
                             parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        y, log_det = super().forward_and_log_det(_wrapped(x), parameters[..., :-1, :])
-        return _wrapped(y + parameters[..., -1, :]), log_det
+        y, log_det = super().forward_and_log_det(wrapped(x), parameters[..., :-3, :])
+        return wrapped(y + _turn(parameters)), log_det
 
     def inverse_and_log_det(self, y: tf.Tensor,
                             parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x, log_det = super().inverse_and_log_det(
-            _wrapped(y - parameters[..., -1, :]), parameters[..., :-1, :])
-        return _wrapped(x), log_det
+            wrapped(y - _turn(parameters)), parameters[..., :-3, :])
+        return wrapped(x), log_det
 
     def _arguments(self, value, parameters, by_height):
         bin_ = self._bin(value, parameters, by_height)
@@ -181,7 +183,16 @@ class CircularRationalQuadratic(RationalQuadratic):
         return tf.concat([end, inner, end], -1)
 
 
-def _wrapped(angle):
+def _turn(parameters):
+    """What is added to each angle, `[..., d]`."""
+    shift, sine, cosine = tf.unstack(parameters[..., -3:, :], axis=-2)
+    cosine += 1.
+    # Of no direction the gradient would be infinite.
+    cosine = tf.where(sine**2 + cosine**2 < 1e-6, 1e-3 * tf.ones_like(cosine), cosine)
+    return shift + tf.atan2(sine, cosine)
+
+
+def wrapped(angle):
     """The same angle in [-pi, pi)."""
     turn = 2. * math.pi
     angle -= turn * tf.stop_gradient(tf.floor(angle / turn + 0.5))
