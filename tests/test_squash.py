@@ -35,16 +35,14 @@ def finite(*values):
     return all(np.all(np.isfinite(np.asarray(value, np.float64))) for value in values)
 
 
-@pytest.mark.parametrize('bounds', [(-1., 1.), (10., 13.)])
-def test_properties(bounds):
-    testing.check_bijector(
-        squash.Squash(*([bound] * 2 for bound in bounds), dtype=tf.float64),
-        event_size=2, support=bounds)
+def test_properties():
+    testing.check_bijector(squash.Squash([10.] * 2, [13.] * 2, dtype=tf.float64),
+                           event_size=2, support=(10., 13.))
 
 
-@pytest.mark.parametrize('dtype,jit_compile', [
-    *((dtype, False) for dtype in DTYPES), (tf.float64, True), (tf.float32, True)])
-@pytest.mark.parametrize('name', ['unit', 'from 0', 'to 0', 'away', 'two'])
+@pytest.mark.parametrize('name,dtype,jit_compile', [
+    *((name, dtype, False) for name in ('unit', 'from 0', 'to 0', 'away', 'two')
+      for dtype in DTYPES), ('from 0', tf.float64, True), ('two', tf.float32, True)])
 def test_latents_of_any_size_are_finite_there_and_back(name, dtype, jit_compile):
     bijector = make(name, dtype)
     x = tf.cast(tf.fill([1, bijector.event_size], 1.), dtype) * tf.cast(
