@@ -12,21 +12,42 @@ import tfp_conditional as tfpc
 from tfp_conditional import rl
 from tfp_conditional.rl import policy as policy_lib
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[1] / 'examples' / 'latent_space_policy.py'
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / 'examples' / 'latent_space_policy.py'
 
 
-def _example():
-    """The example of the main job as a module."""
+def quick_example(monkeypatch):
+    """The example of the main job as a module, of small policies and few evaluations."""
+    train = rl.train
+    monkeypatch.setattr(rl, 'train', lambda *args, **kwargs: train(
+        *args, **{**kwargs, 'evaluate_every': 100, 'episodes': 2}))
+    monkeypatch.setattr(rl, 'LatentSpacePolicy', functools.partial(
+        rl.LatentSpacePolicy, flow=functools.partial(
+            tfpc.ConditionalRealNVP, num_coupling_layers=1, hidden_layers=(4,))))
     spec = importlib.util.spec_from_file_location('latent_space_policy', SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+NEW_PROCESS = '''
+import sys
+import pytest
+from tests import test_examples
+sys.exit(test_examples.quick_example(pytest.MonkeyPatch()).main(sys.argv[1:]))
+'''
+
+
 def test_the_main_job_runs_and_agrees_to_the_bit_with_what_a_new_process_loads(
-        tmp_path, capfd):
+        tmp_path, monkeypatch, capfd):
     from matplotlib import image
-    example = _example()
+    example, run = quick_example(monkeypatch), subprocess.run
+
+    def run_quickly(command, check):
+        python, script, *arguments = command
+        assert pathlib.Path(script) == SCRIPT
+        return run([python, '-c', NEW_PROCESS, *arguments], check=check, cwd=ROOT)
+    monkeypatch.setattr(subprocess, 'run', run_quickly)
     status = example.main(['--steps', '24', '--target-return=-1000', '--seed', '1',
                            '--out', str(tmp_path)])
     said = capfd.readouterr().out
@@ -47,21 +68,9 @@ def test_the_main_job_runs_and_agrees_to_the_bit_with_what_a_new_process_loads(
     assert example.main(['--verify', '--out', str(tmp_path), '--seed', '1']) != 0
 
 
-def _small(seed, *arguments, **kwargs):
-    return rl.LatentSpacePolicy(2, *arguments, seed=seed, **kwargs, flow=functools.partial(
-        tfpc.ConditionalRealNVP, num_coupling_layers=1, hidden_layers=(4,)))
-
-
 def test_a_missed_target_and_a_failed_verification_fail_the_run(
         tmp_path, monkeypatch, capsys):
-    example = _example()
-
-    def make_policies(seed):
-        lower = _small(seed, example.point_mass.hidden_goal().action_space)
-        upper = _small(seed, 2, squash=None)
-        return lower, upper, example.hierarchy.stacked(upper, lower, seed=seed)
-
-    monkeypatch.setattr(example, 'make_policies', make_policies)
+    example = quick_example(monkeypatch)
     monkeypatch.setattr(example, 'draw', lambda *args: None)
     monkeypatch.setattr(example, 'paths', lambda *args, **kwargs: None)
     monkeypatch.setattr(example, 'learn', lambda *args, **kwargs: {
@@ -69,9 +78,8 @@ def test_a_missed_target_and_a_failed_verification_fail_the_run(
     monkeypatch.setattr(rl, 'evaluate', lambda *args, **kwargs: np.array([5., 6.]))
     monkeypatch.setattr(policy_lib.Policy, 'export', lambda self, path: None)
     for code, target, message in [(0, '5.6', 'misses the target'), (1, '5.4', 'not the one')]:
-        monkeypatch.setattr(
-            example.subprocess, 'run', lambda command, check, code=code:
-            subprocess.CompletedProcess(command, code))
+        monkeypatch.setattr(subprocess, 'run', lambda command, check, code=code:
+                            subprocess.CompletedProcess(command, code))
         assert example.main([f'--target-return={target}', '--out', str(tmp_path)]) != 0
         assert message in capsys.readouterr().out
 

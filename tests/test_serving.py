@@ -85,7 +85,7 @@ def acting(tmp_path_factory):
         {'a': 2, 'b': 1}, ([-1.], [1.]), seed=0, flow=tfpc.ConditionalElementwise(
             1, 3, hidden_layers=(4,)))
     flows.perturb(policy)
-    policy.observe({'a': np.ones([4, 2]) * np.arange(2.), 'b': np.arange(4.)[:, np.newaxis]})
+    policy.observe({'a': flows.normal([9, 2]).numpy() + 1., 'b': flows.normal([9, 1]).numpy()})
     path = tmp_path_factory.mktemp('acting') / 'policy'
     policy.export(path)
     return policy, path
