@@ -275,8 +275,8 @@ def test_copies_and_checkpoints(name, tmp_path):
 
 
 def test_a_distribution_over_a_network_is_copied_and_exported(tmp_path):
-    c, y = data('inducing'), flows.normal([4, 2])
-    dist = flow_of(adapted('inducing'), num_coupling_layers=1)(flows.base())
+    c, y = data('time_series'), flows.normal([4, 2])
+    dist = flow_of(adapted('time_series'), num_coupling_layers=1)(flows.base())
     want = dist.given(c).log_prob(y)
     clone = copy.deepcopy(dist)
     tf.saved_model.save(dist, str(tmp_path / 'saved'))
