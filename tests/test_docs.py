@@ -11,6 +11,7 @@ import textwrap
 import pytest
 
 import tfp_conditional as tfpc
+from tfp_conditional.flows import density
 
 PACKAGE = pathlib.Path(tfpc.__file__).parent
 REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -23,9 +24,6 @@ def _blocks(text):
 
 def _examples():
     for path in sorted(PACKAGE.rglob('*.py')):
-        # `keras` and its page have a test of their own, under both Kerases.
-        if 'keras' in str(path.relative_to(PACKAGE)):
-            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
                 name = f'{path.stem}.{getattr(node, "name", "")}'
@@ -33,16 +31,24 @@ def _examples():
                     yield pytest.param(block, id=f'{name}-{i}')
     for path in [REPOSITORY / 'README.md',
                  *sorted((REPOSITORY / 'docs').glob('*.md'))]:
-        if path.stem != 'keras':
-            # Blocks of one page are one story.
-            blocks = _blocks(path.read_text())
-            if blocks:
-                yield pytest.param('\n'.join(blocks), id=path.name)
+        # Blocks of one page are one story.
+        blocks = _blocks(path.read_text())
+        if blocks:
+            yield pytest.param('\n'.join(blocks), id=path.name)
+
+
+def _make_defaults_small(monkeypatch):
+    """A default flow takes seconds to trace: those of the examples have two couplings."""
+    init = tfpc.ConditionalRealNVP.__init__
+    monkeypatch.setattr(init, '__defaults__', (2, (8,), *init.__defaults__[2:]))
+    monkeypatch.setitem(density.DEFAULTS, 'num_coupling_layers', 2)
 
 
 @pytest.mark.parametrize('block', list(_examples()))
-def test_example_runs(block, tmp_path, monkeypatch):
+def test_example_runs(block, request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if 'README' not in request.node.name:      # There defaults are as they are.
+        _make_defaults_small(monkeypatch)
     exec(compile(block, '<example>', 'exec'), {'__name__': 'example'})
 
 

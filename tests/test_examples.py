@@ -1,87 +1,87 @@
 """The examples run, in a quick form, and do what they say."""
 
+import functools
 import importlib.util
-import os
 import pathlib
-import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 import tfp_conditional as tfpc
+from tfp_conditional import rl
+from tfp_conditional.rl import policy as policy_lib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / 'examples' / 'latent_space_policy.py'
 
-# One run serves all tests of this file: they keep to one process.
-pytestmark = pytest.mark.xdist_group('examples')
 
-
-@pytest.fixture(scope='module')
-def example():
-    """The example as a module."""
+def quick_example(monkeypatch):
+    """The example of the main job as a module, of small policies and few evaluations."""
+    train = rl.train
+    monkeypatch.setattr(rl, 'train', lambda *args, **kwargs: train(
+        *args, **{**kwargs, 'evaluate_every': 100, 'episodes': 2}))
+    monkeypatch.setattr(rl, 'LatentSpacePolicy', functools.partial(
+        rl.LatentSpacePolicy, flow=functools.partial(
+            tfpc.ConditionalRealNVP, num_coupling_layers=1, hidden_layers=(4,))))
     spec = importlib.util.spec_from_file_location('latent_space_policy', SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.fixture(scope='module')
-def quick_run(tmp_path_factory):
-    """A quick run in a process of its own, and the directory that it wrote."""
-    out = tmp_path_factory.mktemp('latent_space_policy')
-    path = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), '--steps', '24', '--target-return=-1000',
-         '--seed', '1', '--out', str(out)],
-        # Which Keras is TensorFlow's own does not matter; other tests have the default.
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(path),
-             'TF_USE_LEGACY_KERAS': '1'},
-        capture_output=True, text=True, check=False, timeout=600)
-    return process, out
+NEW_PROCESS = '''
+import sys
+import pytest
+from tests import test_examples
+sys.exit(test_examples.quick_example(pytest.MonkeyPatch()).main(sys.argv[1:]))
+'''
 
 
-def test_runs_and_agrees_with_what_a_new_process_loads(quick_run):
-    process, _ = quick_run
-    assert process.returncode == 0, process.stderr
-    differences = {
-        line.split()[0]: float(line.rsplit(maxsplit=1)[1])
-        for line in process.stdout.splitlines() if 'largest difference' in line}
+def test_the_main_job_runs_and_agrees_to_the_bit_with_what_a_new_process_loads(
+        tmp_path, monkeypatch, capfd):
+    from matplotlib import image
+    example, run = quick_example(monkeypatch), subprocess.run
+
+    def run_quickly(command, check):
+        python, script, *arguments = command
+        assert pathlib.Path(script) == SCRIPT
+        return run([python, '-c', NEW_PROCESS, *arguments], check=check, cwd=ROOT)
+    monkeypatch.setattr(subprocess, 'run', run_quickly)
+    status = example.main(['--steps', '24', '--target-return=-1000', '--seed', '1',
+                           '--out', str(tmp_path)])
+    said = capfd.readouterr().out
+    assert status == 0, said
+    differences = {line.split()[0]: float(line.rpartition(' ')[2])
+                   for line in said.splitlines() if 'largest difference' in line}
     assert differences['untrained'] > 0.
     assert differences['checkpoint'] == differences['SavedModel'] == 0.
 
-
-def test_draws_a_picture(quick_run):
-    from matplotlib import image
-    pixels = image.imread(quick_run[1] / 'latent_space_policy.png')
-    height, width = pixels.shape[:2]
-    assert width > 1000 and height > 400
+    pixels = image.imread(tmp_path / 'latent_space_policy.png')
+    assert pixels.shape[0] > 400 and pixels.shape[1] > 1000
     assert len(np.unique(pixels.reshape([-1, pixels.shape[-1]]), axis=0)) > 100
 
-
-def test_verification_notices_one_bit(example, quick_run, tmp_path):
-    out = tmp_path / 'copy'
-    shutil.copytree(quick_run[1], out)
-    arguments = ['--verify', '--out', str(out), '--seed', '1']
-    assert example.main(arguments) == 0
-
-    samples = dict(np.load(out / 'samples.npz'))
+    # The verification notices one bit.
+    samples = dict(np.load(tmp_path / 'samples.npz'))
     samples['log_probs'][0] = np.nextafter(samples['log_probs'][0], np.float32(1e3))
-    np.savez(out / 'samples.npz', **samples)
-    assert example.main(arguments) != 0
+    np.savez(tmp_path / 'samples.npz', **samples)
+    assert example.main(['--verify', '--out', str(tmp_path), '--seed', '1']) != 0
 
 
-def test_a_missed_target_fails_the_run(example, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(example.subprocess, 'run', lambda command, check:
-                        subprocess.CompletedProcess(command, 0))
+def test_a_missed_target_and_a_failed_verification_fail_the_run(
+        tmp_path, monkeypatch, capsys):
+    example = quick_example(monkeypatch)
     monkeypatch.setattr(example, 'draw', lambda *args: None)
-    # Too few steps for an update: there is nothing to trace.
+    monkeypatch.setattr(example, 'paths', lambda *args, **kwargs: None)
     monkeypatch.setattr(example, 'learn', lambda *args, **kwargs: {
         'steps': [0], 'returns': [[0.]]})
-    assert example.main(['--target-return', '11', '--out', str(tmp_path)]) != 0
-    assert 'misses the target' in capsys.readouterr().out
+    monkeypatch.setattr(rl, 'evaluate', lambda *args, **kwargs: np.array([5., 6.]))
+    monkeypatch.setattr(policy_lib.Policy, 'export', lambda self, path: None)
+    for code, target, message in [(0, '5.6', 'misses the target'), (1, '5.4', 'not the one')]:
+        monkeypatch.setattr(subprocess, 'run', lambda command, check, code=code:
+                            subprocess.CompletedProcess(command, code))
+        assert example.main([f'--target-return={target}', '--out', str(tmp_path)]) != 0
+        assert message in capsys.readouterr().out
 
 
 def _main(name):

@@ -2,10 +2,10 @@
 
 import contextlib
 import copy
+import functools
 import importlib
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import types
@@ -23,23 +23,49 @@ tfd, tfb = tfp.distributions, tfp.bijectors
 ROOT = pathlib.Path(__file__).parent.parent
 D, S, N = 2, 3, 50
 SMALL = dict(event_size=D, condition_size=S, num_coupling_layers=2,
-             hidden_layers=(8, 8), activation='tanh')
+             hidden_layers=(8,), activation='tanh')
 PACKAGES = {'keras': 'tfp_conditional.keras',
             'tf_keras': 'tfp_conditional.keras.tf_keras'}
 
 
-def both(name):
+class Kit:
     """The Keras of that name, and this package's classes for it."""
-    return types.SimpleNamespace(
-        name=name, keras=importlib.import_module(name),
-        tfpk=importlib.import_module(PACKAGES[name]))
+
+    def __init__(self, name):
+        self.name = name
+        self.keras = importlib.import_module(name)
+        self.tfpk = importlib.import_module(PACKAGES[name])
+
+    @functools.cached_property
+    def shared(self):
+        """What many tests share, since each trace is slow; each finds it as it was."""
+        layer, dense = new_layer(self), self.keras.layers.Dense(S)
+        perturb(layer.flow)
+        models, everything = separate_models(self, layer, dense)
+        shared = types.SimpleNamespace(
+            layer=layer, dense=dense, models=models, everything=everything,
+            ready=new_model(self))
+        variables = [*layer.flow.variables, *shared.ready.flow.variables]
+        first = [variable.numpy() for variable in variables], dense.get_weights()
+
+        def restore():
+            for variable, value in zip(variables, first[0]):
+                variable.assign(value)
+            dense.set_weights(first[1])
+        shared.restore = restore
+        return shared
+
+
+both = functools.cache(Kit)
 
 
 @pytest.fixture(params=sorted(PACKAGES))
 def k(request):
     k = both(request.param)
     k.keras.utils.set_random_seed(0)
-    return k
+    yield k
+    if 'shared' in vars(k):
+        k.shared.restore()
 
 
 @pytest.fixture
@@ -86,120 +112,112 @@ def all_changed(before, flow):
     return all(np.any(a != b) for a, b in zip(before, values(flow)))
 
 
-def separate_models(k, layer, preprocessor=None):
-    """One model for each question, over one flow; with stand-in targets."""
+def separate_models(k, layer, preprocessor):
+    """One model for each question, over one flow, and one for all of them."""
     Input, Model = k.keras.Input, k.keras.Model
     states, value = Input([S]), Input([D])
-    conditions = preprocessor(states) if preprocessor else states
-    return {
-        'sample': Model(states, layer.sample(conditions)),
-        'log_prob': Model([states, value],
-                          layer.log_prob(value, conditions=conditions)),
-        'both': Model(states, layer.sample_and_log_prob(conditions)),
-        'forward': Model([states, value],
-                         layer.forward(value, conditions=conditions)),
-        'inverse': Model([states, value],
-                         layer.inverse(value, conditions=conditions)),
-        'deterministic': Model(states, layer.deterministic(conditions)),
-    }
+    conditions = preprocessor(states)
+    answers = {name: getattr(layer, name)(value, conditions=conditions)
+               for name in ('log_prob', 'forward', 'inverse')}
+    draws = {name: getattr(layer, name)(conditions)
+             for name in ('sample', 'sample_and_log_prob', 'deterministic')}
+    return ({**{name: Model([states, value], y) for name, y in answers.items()},
+             **{name: Model(states, y) for name, y in draws.items()}},
+            Model([states, value], [*answers.values(), *draws.values()]))
+
+
+def density_of(k, model):
+    """A functional model of its log-probs, of what `fit` takes."""
+    states, value = k.keras.Input([S]), k.keras.Input([D])
+    return k.keras.Model([states, value], model.log_prob(value, conditions=states))
 
 
 # 1. The layer.
 
 
 def test_layer_owns_the_variables_of_the_flow(k):
-    layer = new_layer(k)
+    layer, model = k.shared.layer, k.shared.models['sample_and_log_prob']
     own = layer.flow.trainable_variables
-    weights = [getattr(w, '_value', w) if k.name == 'keras' else w
-               for w in layer.trainable_weights]
+    weights = [getattr(w, '_value', w) for w in layer.trainable_weights]
     assert {id(w) for w in weights} == {id(v) for v in own}
     assert len(weights) == len(own)
     assert layer.count_params() == sum(int(np.prod(v.shape)) for v in own)
-    model = separate_models(k, layer)['both']
     lines = []
     model.summary(print_fn=lambda line, **_: lines.append(line))
-    assert f'{layer.count_params():,}' in '\n'.join(lines).replace(
-        str(layer.count_params()), f'{layer.count_params():,}')
+    assert str(layer.count_params()) in '\n'.join(lines).replace(',', '')
+    count = model.count_params()
     layer.trainable = False
-    assert not layer.trainable_weights and not model.trainable_weights
-    assert model.count_params() == layer.count_params()
-    layer.trainable = True
-    assert len(model.trainable_weights) == len(own)
+    try:
+        assert not layer.trainable_weights
+        assert len(model.trainable_weights) == len(k.shared.dense.trainable_weights)
+        assert model.count_params() == count
+    finally:
+        layer.trainable = True
+    assert len(model.trainable_weights) == len(own) + 2
 
 
 def test_frozen_flow_stays_while_preprocessor_trains(k, data):
-    layer, dense = new_layer(k), k.keras.layers.Dense(S)
-    perturb(layer.flow)
+    layer, dense = k.shared.layer, k.shared.dense
+    before, kernel = values(layer.flow), dense.get_weights()[0]
     layer.trainable = False
-    model = sgd(k, separate_models(k, layer, dense)['log_prob'],
-                loss=k.tfpk.negative_log_likelihood)
-    before, kernel = values(perturb(layer.flow)), dense.get_weights()[0]
-    model.fit(data, data[1], verbose=0)
+    try:
+        sgd(k, k.shared.models['log_prob'], loss=k.tfpk.negative_log_likelihood).fit(
+            data, data[1], verbose=0)
+    finally:
+        layer.trainable = True
     assert all(np.array_equal(a, b) for a, b in zip(before, values(layer.flow)))
     assert np.any(kernel != dense.get_weights()[0])
 
 
 def test_methods_agree_on_arrays_and_symbols(k, data):
-    layer = new_layer(k)
-    perturb(layer.flow)
-    states, actions = data
-    kwargs = {'conditions': states}
-    models = separate_models(k, layer)
-    for name, eager, truth in [
-            ('log_prob', layer.log_prob(actions, conditions=states),
+    layer, (states, actions) = k.shared.layer, data
+    conditions = np.array(k.shared.dense(states))
+    kwargs = {'conditions': conditions}
+    log_prob, forward, inverse, samples, both_, zero = k.shared.everything.predict(
+        [states, actions], batch_size=16, verbose=0)
+    for symbols, eager, truth in [
+            (log_prob, layer.log_prob(actions, **kwargs),
              layer.distribution.log_prob(actions, bijector_kwargs=kwargs)),
-            ('forward', layer.forward(actions, conditions=states),
+            (forward, layer.forward(actions, **kwargs),
              layer.flow.forward(actions, **kwargs)),
-            ('inverse', layer.inverse(actions, conditions=states),
-             layer.flow.inverse(actions, **kwargs))]:
+            (inverse, layer.inverse(actions, **kwargs),
+             layer.flow.inverse(actions, **kwargs)),
+            (zero, layer.deterministic(conditions),
+             layer.flow.forward(np.zeros([N, D]), **kwargs))]:
         np.testing.assert_array_equal(eager, truth)
-        np.testing.assert_allclose(
-            models[name].predict([states, actions], verbose=0), truth,
-            rtol=1e-5, atol=1e-5)
-    zero = layer.flow.forward(np.zeros([N, D]), conditions=states)
-    np.testing.assert_array_equal(layer.deterministic(states), zero)
-    np.testing.assert_allclose(models['deterministic'].predict(states, verbose=0),
-                               zero, rtol=1e-5, atol=1e-5)
-    for samples, log_probs in [layer.sample_and_log_prob(states),
-                               models['both'].predict(states, verbose=0)]:
+        np.testing.assert_allclose(symbols, truth, rtol=1e-5, atol=1e-5)
+    for draws, log_probs in layer.sample_and_log_prob(conditions), both_:
         assert log_probs.shape == (N,)
         np.testing.assert_allclose(
-            log_probs, layer.log_prob(samples, conditions=states), atol=1e-4)
-    samples = models['sample'].predict(states, batch_size=16, verbose=0)
+            log_probs, layer.log_prob(draws, **kwargs), atol=1e-4)
     assert samples.shape == (N, D) and len(np.unique(samples[:, 0])) == N
-    assert layer.sample(states).shape == (N, D)
-    assert layer(states).shape == (N, D)
+    assert layer.sample(conditions).shape == layer(conditions).shape == (N, D)
 
 
 def test_conditions_may_be_a_nest_of_integers_and_doubles(k):
-    flow = tfpc.ConditionalRealNVP(**{**SMALL, 'condition_size': {'a': 1, 'b': 2}})
-    layer = k.tfpk.FlowLayer(tfd.TransformedDistribution(base(), flow))
-    perturb(flow)
+    model = new_model(k, condition_size={'a': 1, 'b': 2})
     conditions = {'a': np.arange(5)[:, np.newaxis], 'b': np.ones([5, 2])}
     inputs = {'a': k.keras.Input([1]), 'b': k.keras.Input([2])}
-    model = k.keras.Model(inputs, layer.deterministic(inputs))
-    result = model.predict(conditions, verbose=0)
-    np.testing.assert_allclose(result, layer.deterministic(conditions),
+    result = k.keras.Model(inputs, model.deterministic(inputs))(conditions)
+    np.testing.assert_allclose(result, model.deterministic(conditions),
                                rtol=1e-5, atol=1e-5)
     assert len(np.unique(result[:, 0])) == 5
-    ready = k.tfpk.LearnableConditionalRealNVP(
-        **{**SMALL, 'condition_size': {'a': 1, 'b': 2}})
-    sgd(k, ready).fit(conditions, np.ones([5, D]), verbose=0)
-    again = type(ready).from_config(ready.get_config())
-    assert again.predict(conditions, verbose=0)[1].shape == (5, 1)
+    before = values(model.flow)
+    sgd(k, model).fit(conditions, np.ones([5, D]), verbose=0)
+    assert all_changed(before, model.flow)
+    again = type(model).from_config(model.get_config())
+    assert again.flow.condition_size == model.flow.condition_size
 
 
 # 2. The ready model.
 
 
 def test_ready_model_answers(k, data):
-    model, states = new_model(k), data[0]
+    model, states = k.shared.ready, data[0]
     for samples, log_probs in [
             model.samples_and_log_probs(states), model(states),
             model.predict(states, batch_size=16, verbose=0),
-            model.samples_and_log_probs_np(states),
-            model.samples_and_log_probs_np(states.tolist()),
-            tf.function(model.predict_step)((tf.constant(states),))]:
+            model.samples_and_log_probs_np(states.tolist())]:
         assert samples.shape == (N, D) and log_probs.shape == (N, 1)
         np.testing.assert_allclose(
             log_probs[:, 0], model.log_prob(samples, conditions=states), atol=1e-4)
@@ -207,7 +225,7 @@ def test_ready_model_answers(k, data):
 
 
 def test_noise_is_fresh_and_fixed_by_set_random_seed(k, data):
-    model = new_model(k)
+    model = k.shared.ready
 
     def draws():
         return [f()[0] for _ in range(2) for f in (
@@ -227,17 +245,17 @@ def test_noise_is_fresh_and_fixed_by_set_random_seed(k, data):
 
 
 def test_noise_of_compiled_functions_is_fresh_and_reseeds(k, data):
-    layer = new_layer(k)
-    model = separate_models(k, layer)['sample']
-    layer.reseed(1)
-    one, two = (model.predict(data[0], verbose=0) for _ in range(2))
-    layer.reseed(1)
-    np.testing.assert_array_equal(one, model.predict(data[0], verbose=0))
+    def draw():
+        return k.shared.everything.predict(list(data), batch_size=16, verbose=0)[3]
+    k.shared.layer.reseed(1)
+    one, two = draw(), draw()
+    k.shared.layer.reseed(1)
+    np.testing.assert_array_equal(one, draw())
     assert not np.any(one == two)
 
 
 def test_fit_evaluate_and_callbacks(k, data, tmp_path, capsys):
-    model = sgd(k, new_model(k), .01)
+    model = sgd(k, k.shared.ready, .01)
     before = values(model.flow)
     callbacks = [
         k.keras.callbacks.EarlyStopping('val_loss', patience=1, min_delta=100),
@@ -247,85 +265,55 @@ def test_fit_evaluate_and_callbacks(k, data, tmp_path, capsys):
     assert 'val_loss' in capsys.readouterr().out
     assert len(history['loss']) == len(history['val_loss']) == 2
     assert all_changed(before, model.flow)
-    mean = -np.mean(model.log_prob(data[1], conditions=data[0]))
+    log_probs = model.log_prob(data[1], conditions=data[0])
     for result in (model.evaluate(*data, batch_size=16, verbose=0),
-                   history['val_loss'][-1],
-                   k.keras.models.load_model(tmp_path / 'best.keras').evaluate(
-                       *data, verbose=0)):
-        np.testing.assert_allclose(result, mean, rtol=1e-5)
+                   history['val_loss'][-1]):
+        np.testing.assert_allclose(result, -np.mean(log_probs), rtol=1e-5)
+    np.testing.assert_array_equal(
+        k.keras.models.load_model(tmp_path / 'best.keras').log_prob(
+            data[1], conditions=data[0]), log_probs)
     weight = np.arange(N) / 10.
     np.testing.assert_allclose(
         model.evaluate(*data, sample_weight=weight, batch_size=N, verbose=0),
-        -np.mean(weight * model.log_prob(data[1], conditions=data[0])), rtol=1e-5)
+        -np.mean(weight * log_probs), rtol=1e-5)
     dataset = tf.data.Dataset.from_tensor_slices(data).batch(16)
-    np.testing.assert_allclose(model.evaluate(dataset, verbose=0), mean, rtol=1e-5)
-
-
-def test_regularizers_count(k, data):
-    dense = k.keras.layers.Dense(S, kernel_regularizer='l2')
-    model = sgd(k, new_model(k, preprocessor=dense))
-    loss = model.evaluate(*data, verbose=0)
-    nll = -np.mean(model.log_prob(data[1], conditions=data[0]))
     np.testing.assert_allclose(
-        loss, nll + .01 * np.sum(dense.get_weights()[0]**2), rtol=1e-5)
+        model.evaluate(dataset, verbose=0), -np.mean(log_probs), rtol=1e-5)
+
+
+def test_a_step_is_that_of_the_likelihood_and_the_regularizers(k, data):
+    dense = k.keras.layers.Dense(S, kernel_regularizer='l2')
+    model = sgd(k, new_model(k, preprocessor=dense), .1)
+    with tf.GradientTape() as tape:
+        loss = -tf.reduce_mean(model.log_prob(data[1], conditions=data[0]))
+        loss += .01 * tf.reduce_sum(tf.convert_to_tensor(dense.kernel)**2)
+    before = model.get_weights()
+    weights = [getattr(w, '_value', w) for w in model.trainable_weights]
+    assert len(weights) == len(before) == len(model.flow.trainable_variables) + 2
+    steps = [-.1 * g for g in tape.gradient(loss, weights)]
+    assert all(np.any(step) for step in steps)
+    history = model.fit(*data, batch_size=N, verbose=0).history
+    np.testing.assert_allclose(history['loss'], [loss], rtol=1e-5)
+    for old, step, new in zip(before, steps, model.get_weights(), strict=True):
+        np.testing.assert_allclose(new - old, step, rtol=1e-3, atol=1e-6)
 
 
 def test_jit_compile(k, data):
-    model = new_model(k, num_coupling_layers=1)
-    model.compile('adam', jit_compile=True)
+    model = new_model(k, num_coupling_layers=1, hidden_layers=(4,))
+    model.compile('sgd', jit_compile=True)
     before = values(model.flow)
-    model.fit(*data, batch_size=N, epochs=2, verbose=0)
+    model.fit(*data, batch_size=N, verbose=0)
     assert all_changed(before, model.flow)
     one, two = (model.predict(data[0], batch_size=N, verbose=0)[0]
                 for _ in range(2))
     assert not np.any(one == two)
 
 
-def test_ten_epochs_change_every_weight(k, data):
-    model = k.tfpk.LearnableConditionalRealNVP(
-        **SMALL, preprocessor=k.keras.Sequential(
-            [k.keras.Input([S]), k.keras.layers.Dense(S, activation='tanh')]))
-    sgd(k, model)
-    before = [np.array(w) for w in model.get_weights()]
-    assert len(before) == len(model.flow.trainable_variables) + 2
-    model.fit(*data, epochs=10, verbose=0)
-    assert all(np.any(a != b) for a, b in zip(before, model.get_weights()))
-
-
-def test_fit_beats_a_conditional_gaussian(k):
-    rng = np.random.default_rng(0)
-    x = rng.uniform(-1, 1, size=[4000, 1]).astype('float32')
-    sign = rng.choice([-1, 1], size=[4000, 1])
-    y = np.concatenate([sign * (1 + x), sign * x], 1)
-    y = (y + .1 * rng.normal(size=y.shape)).astype('float32')
-    k.keras.utils.set_random_seed(0)
-    flow = k.tfpk.LearnableConditionalRealNVP(2, 1, num_coupling_layers=4,
-                                              hidden_layers=(32, 32))
-    gaussian = k.keras.Sequential([k.keras.layers.Dense(32, 'relu'),
-                                   k.keras.layers.Dense(32, 'relu'),
-                                   k.keras.layers.Dense(4)])
-
-    def gaussian_loss(y, p):
-        loc, log_scale = tf.split(p, 2, -1)
-        return -tf.reduce_sum(
-            tfd.Normal(loc, tf.exp(log_scale)).log_prob(y), -1)
-
-    results = []
-    for model, loss in (flow, None), (gaussian, gaussian_loss):
-        model.compile(k.keras.optimizers.Adam(3e-3), loss=loss, jit_compile=False)
-        model.fit(x[:3000], y[:3000], batch_size=100, epochs=12, verbose=0)
-        results.append(model.evaluate(x[3000:], y[3000:], batch_size=1000,
-                                      verbose=0))
-    assert results[0] < results[1] - .5, results
-
-
 # 3. and 4. Separate models, one flow; where gradients go.
 
 
 def test_a_step_on_any_model_trains_all(k, data):
-    layer, dense = new_layer(k), k.keras.layers.Dense(S)
-    models = separate_models(k, layer, dense)
-    perturb(layer.flow)
+    layer, models = k.shared.layer, k.shared.models
     own = len(layer.flow.trainable_variables)
 
     def answers():
@@ -342,16 +330,16 @@ def test_a_step_on_any_model_trains_all(k, data):
                        for output in tf.nest.flatten(outputs))
         gradients = tape.gradient(loss, weights)
         assert all(g is not None and np.all(np.isfinite(g)) for g in gradients)
-        k.keras.optimizers.SGD(.1).apply_gradients(zip(gradients, weights))
+        for weight, gradient in zip(weights, gradients):
+            weight.assign(weight - .1 * gradient)
         changed = np.mean([np.any(a != b)
                            for a, b in zip(before, values(layer.flow))])
-        assert changed > .8, name       # latents 0 and dead units have no gradient
+        assert changed > .7, name       # latents 0 and dead units have no gradient
         assert all(np.any(a != b) for a, b in zip(old, answers())), name
 
 
 def test_a_critic_trains_the_actor_through_its_samples(k, data):
-    layer, dense = new_layer(k), k.keras.layers.Dense(S)
-    perturb(layer.flow)
+    layer, dense = k.shared.layer, k.shared.dense
     critic = k.keras.Sequential([k.keras.Input([D]), k.keras.layers.Dense(
         1, kernel_initializer='ones')])
     critic.trainable = False
@@ -359,9 +347,9 @@ def test_a_critic_trains_the_actor_through_its_samples(k, data):
     actor = sgd(k, k.keras.Model(states, critic(layer.sample(dense(states)))),
                 loss=lambda _, q: q)
     before, kernel = values(layer.flow), dense.get_weights()[0]
-    first = np.mean(actor.predict(data[0], verbose=0))
+    first = np.mean(actor(data[0]))
     actor.fit(data[0], np.zeros([N, 1]), epochs=3, verbose=0)
-    assert np.mean(actor.predict(data[0], verbose=0)) < first - .5
+    assert np.mean(actor(data[0])) < first - .5
     assert any(np.any(a != b) for a, b in zip(before, values(layer.flow)))
     assert np.any(kernel != dense.get_weights()[0])
 
@@ -371,21 +359,21 @@ def test_a_critic_trains_the_actor_through_its_samples(k, data):
 
 def test_weights_and_config_round_trip(k, data, tmp_path):
     model = new_model(k, preprocessor=k.keras.layers.Dense(S))
-    expected = sgd(k, model).evaluate(*data, verbose=0)
+    expected = model.log_prob(data[1], conditions=data[0])
     path = str(tmp_path / 'flow.weights.h5')
+    model(data[0])                              # Builds it, for Keras.
     model.save_weights(path)
     other = type(model).from_config(model.get_config())
-    sgd(k, other).evaluate(*data, verbose=0)
+    other(data[0])
+    assert np.any(other.log_prob(data[1], conditions=data[0]) != expected)
     other.load_weights(path)
     assert not {id(v) for v in model.flow.variables} & {
         id(v) for v in other.flow.variables}
-    np.testing.assert_array_equal(other.evaluate(*data, verbose=0), expected)
-    np.testing.assert_array_equal(other.log_prob(data[1], conditions=data[0]),
-                                  model.log_prob(data[1], conditions=data[0]))
+    np.testing.assert_array_equal(other.log_prob(data[1], conditions=data[0]), expected)
 
 
 def test_copies_are_independent(k, data):
-    model = new_model(k)
+    model = k.shared.ready
     clone = copy.deepcopy(model)
     before = model.log_prob(data[1], conditions=data[0])
     np.testing.assert_array_equal(
@@ -414,149 +402,74 @@ def test_config_of_other_distributions(k, data):
         callable_layer.get_config()
 
 
-# Of the catalogue: no layer takes these, and no config has those.
-NO_LAYER = dict.fromkeys((
-    'given_one', 'given_batch', 'invert', 'invert_given', 'stock_chain',
-    'stock_chain_of_given'), 'must be a ConditionalBijector')
-NO_CONFIG = {
-    'real_nvp_own_activation': 'activation', 'coupling_own_transformer': 'transformer',
-    'coupling_own_conditioner': 'conditioner',
-    'coupling_conditioner_in_closure': 'conditioner',
-    'coupling_template_conditioner': 'conditioner',
-    'elementwise_own_transformer': 'transformer', 'embedding': 'embedding',
-    'own_bijector': 'bijector'}
+# What is saved and loaded, of each kind that Keras could lose a weight of.
+SAVED = {
+    'base that is not trained': lambda: tfpc.ConditionalRealNVP(**SMALL)(
+        tfd.Independent(tfd.StudentT(
+            5., tf.Variable([0., 1.], trainable=False), tfp.util.TransformedVariable(
+                [1., 2.], tfb.Softplus(), trainable=False)), 1)),
+    'base with an operator': lambda: tfpc.ConditionalRealNVP(**SMALL)(
+        tfd.MultivariateStudentTLinearOperator(
+            5., [0., 1.], tf.linalg.LinearOperatorLowerTriangular(
+                tf.Variable([[1., 0.], [.5, 2.]])))),
+    'mixture': lambda: tfpc.ConditionalRealNVP(**SMALL)(tfd.MixtureSameFamily(
+        tfd.Categorical(logits=tf.Variable([0., 1.])), tfd.MultivariateNormalDiag(
+            tf.Variable([[0., 0.], [1., 1.]]), [1., 2.]))),
+    **{f'density of {name}': functools.partial(
+        tfpc.conditional_density, D, S, num_coupling_layers=2, hidden_layers=(8,),
+        transformer='affine', seed=seed)
+       for name, seed in [('no seed', None), ('a long seed', (2**64 - 1, 1))]},
+    'permutations of no seed': lambda: tfpc.ConditionalRealNVP(**{
+        **SMALL, 'num_coupling_layers': 4, 'mixing': 'random'})(base()),
+    **{name: functools.partial(
+        lambda name: (flow := catalogue.CATALOGUE[name].factory())(
+            flows.base(flow.event_size)), name)
+       for name in ('real_nvp_dict', 'chain_permute_shift',
+                    'masked_autoregressive_flow_linear_act_norm_film')}}
 
 
-def catalogued(name):
-    flow = catalogue.CATALOGUE[name].factory()
-    size = getattr(flow, 'event_size', 3)
-    return tfd.TransformedDistribution(
-        flows.base(size, flow.dtype or tf.float64), flows.perturb(flow))
-
-
-def log_probs_of_catalogued(k, name):
-    """A model of log-probs, and values for its inputs."""
-    layer = k.tfpk.FlowLayer(catalogued(name))
+@pytest.mark.parametrize('name', SAVED)
+def test_saves_loads_and_clones(k, name, tmp_path):
+    layer = k.tfpk.FlowLayer(SAVED[name]())
     flow = layer.flow
-    conditions = tf.nest.map_structure(
-        lambda size: k.keras.Input([size], dtype=flow.dtype.name),
-        flow.condition_size)
-    size, = layer.distribution.event_shape
-    events = k.keras.Input([size], dtype=flow.dtype.name)
+    perturb(types.SimpleNamespace(variables=layer.distribution.trainable_variables))
+
+    def new_input(size):
+        return k.keras.Input([size], dtype=flow.dtype.name)
+    conditions = tf.nest.map_structure(new_input, flow.condition_size)
+    events = new_input(flow.event_size)
     inputs = [*tf.nest.flatten(conditions), events]
     model = k.keras.Model(inputs, layer.log_prob(events, conditions=conditions))
-    y = tf.nn.softmax(flows.normal([5, size])) * .9
-    return model, [*(flows.normal([5, *x.shape[1:]], i, flow.dtype)
-                     for i, x in enumerate(inputs[:-1])), tf.cast(y, flow.dtype)]
-
-
-@pytest.mark.parametrize(
-    'name', sorted(catalogue.CATALOGUE.keys() - NO_LAYER.keys() - NO_CONFIG.keys()))
-def test_catalogue_saves_loads_and_clones(k, name, tmp_path):
-    model, data = log_probs_of_catalogued(k, name)
+    data = [flows.normal([N, *x.shape[1:]], i, flow.dtype) for i, x in enumerate(inputs)]
     expected = model(data)
-    assert np.isfinite(expected).all()
     model.save(tmp_path / 'model.keras')
+    model.save_weights(tmp_path / 'model.weights.h5')
     loaded = k.keras.models.load_model(tmp_path / 'model.keras')
-    np.testing.assert_array_equal(loaded(data), expected)
     clone = k.keras.models.clone_model(model)
-    clone.set_weights(model.get_weights())
-    np.testing.assert_array_equal(clone(data), expected)
-
-
-@pytest.mark.parametrize('name', sorted(NO_LAYER | NO_CONFIG))
-def test_the_rest_of_the_catalogue_is_refused_by_name(k, name):
-    if name in NO_LAYER:
-        with pytest.raises(TypeError, match=NO_LAYER[name]):
-            k.tfpk.FlowLayer(catalogued(name))
-        return
-    layer = k.tfpk.FlowLayer(catalogued(name))
-    with pytest.raises(ValueError, match=f'{NO_CONFIG[name]}` cannot be part of '
-                       'a config.*got <'):
-        layer.get_config()
-
-
-
-TRAINABLE_BASES = {
-    'tril': lambda: tfd.MultivariateNormalTriL(
-        tf.Variable([0., 1.]), tf.Variable([[1., 0.], [.5, 2.]])),
-    'transformed': lambda: tfd.MultivariateNormalTriL(
-        tf.Variable([0., 1.]), tfp.util.TransformedVariable(
-            [[1., 0.], [.5, 2.]], tfb.FillScaleTriL())),
-    'independent': lambda: tfd.Independent(tfd.StudentT(
-        5., tf.Variable([0., 1.], trainable=False), tfp.util.TransformedVariable(
-            [1., 2.], tfb.Softplus(), trainable=False)), 1),
-    'operator': lambda: tfd.MultivariateStudentTLinearOperator(
-        5., [0., 1.], tf.linalg.LinearOperatorLowerTriangular(
-            tf.Variable([[1., 0.], [.5, 2.]]))),
-    'mixture': lambda: tfd.MixtureSameFamily(
-        tfd.Categorical(logits=tf.Variable([0., 1.])), tfd.MultivariateNormalDiag(
-            tf.Variable([[0., 0.], [1., 1.]]), [1., 2.])),
-}
-
-
-def assert_saves_loads_and_clones(k, distribution, path):
-    layer = k.tfpk.FlowLayer(distribution)
-    perturb(types.SimpleNamespace(variables=distribution.trainable_variables))
-    states, events = k.keras.Input([S]), k.keras.Input([D])
-    model = k.keras.Model([states, events],
-                          layer.log_prob(events, conditions=states))
-    rng = np.random.default_rng(0)
-    data = [rng.normal(size=[N, size]).astype('float32') for size in (S, D)]
-    expected = model(data)
-    model.save(path / 'model.keras')
-    model.save_weights(path / 'model.weights.h5')
-    loaded = k.keras.models.load_model(path / 'model.keras')
-    clone, other = (k.keras.models.clone_model(model) for _ in range(2))
-    for each in (clone, other):
-        assert np.any(each(data) != expected)
-    clone.set_weights(model.get_weights())
-    other.load_weights(path / 'model.weights.h5')
-    for each in (loaded, clone, other):
-        np.testing.assert_array_equal(each(data), expected)
+    first = clone.get_weights()
+    for fill in (lambda: clone.set_weights(model.get_weights()),
+                 lambda: clone.load_weights(tmp_path / 'model.weights.h5')):
+        clone.set_weights(first)
+        assert np.any(clone(data) != expected)
+        fill()
+        np.testing.assert_array_equal(clone(data), expected)
+    np.testing.assert_array_equal(loaded(data), expected)
+    for each in (loaded, clone):
         for collection in ('trainable_weights', 'non_trainable_weights'):
             assert len(getattr(each, collection)) == len(getattr(model, collection))
 
 
-@pytest.mark.parametrize('name', TRAINABLE_BASES)
-def test_bases_of_variables(k, name, tmp_path):
-    assert_saves_loads_and_clones(k, tfd.TransformedDistribution(
-        TRAINABLE_BASES[name](), tfpc.ConditionalRealNVP(**SMALL)), tmp_path)
-
-
-@pytest.mark.parametrize('seed', [None, 0, (2**64 - 1, 1)])
-def test_densities_of_any_seed(k, seed, tmp_path):
-    assert_saves_loads_and_clones(k, tfpc.conditional_density(
-        D, S, num_coupling_layers=2, seed=seed), tmp_path)
-
-
-@pytest.mark.parametrize('mixing', ['random', 'linear'])
-@pytest.mark.parametrize('seed', [None, 0])
-def test_permutations_are_weights(k, mixing, seed, tmp_path):
-    assert_saves_loads_and_clones(k, tfd.TransformedDistribution(
-        base(), tfpc.ConditionalRealNVP(**{
-            **SMALL, 'num_coupling_layers': 4, 'mixing': mixing, 'seed': seed})),
-        tmp_path)
-
-
-@pytest.mark.parametrize('kwargs', [
-    dict(activation='elu'), dict(transformer=tfpc.Affine(1.)), dict(mixing='reverse')],
-    ids=lambda kwargs: next(iter(kwargs)))
-def test_weights_of_another_map_are_refused(k, kwargs, tmp_path):
-    size = 3
+def test_weights_of_another_map_are_refused(k, tmp_path):
+    """`test_saved_identity.py` has what makes another map."""
     models = []
-    for more in ({}, kwargs):
-        layer = k.tfpk.FlowLayer(tfd.TransformedDistribution(
-            tfd.Independent(tfd.Normal(tf.zeros(size), 1.), 1),
-            tfpc.ConditionalRealNVP(**{**SMALL, 'event_size': size, **more})))
-        states = k.keras.Input([S])
+    for more in ({}, dict(activation='elu')):
+        layer, states = new_layer(k, **more), k.keras.Input([S])
         models.append(k.keras.Model(states, layer.deterministic(states)))
     model, other = models
-    path, key = str(tmp_path / 'model.weights.h5'), {'mixing': 'mask'}.get(
-        *kwargs, *kwargs)
+    path = str(tmp_path / 'model.weights.h5')
     model.save_weights(path)
     before = other.get_weights()
-    with pytest.raises(ValueError, match=f'another map.*{key}'):
+    with pytest.raises(ValueError, match='another map.*activation'):
         other.load_weights(path)
     for one, two in zip(before, other.get_weights()):
         np.testing.assert_array_equal(one, two)
@@ -564,7 +477,7 @@ def test_weights_of_another_map_are_refused(k, kwargs, tmp_path):
 
 
 def test_time_distributed(k):
-    layer = new_layer(k)
+    layer = k.shared.layer
     sequence = k.keras.Input([4, S])
     model = k.keras.Model(sequence, k.keras.layers.TimeDistributed(layer)(sequence))
     assert tuple(model.output_shape) == (None, 4, D)
@@ -596,13 +509,10 @@ def test_conditions_that_are_no_vectors(k):
         np.testing.assert_allclose(result, flow.forward(
             tf.zeros([5, D]), conditions={
                 'image': tf.ones([5, 4, 4, 1]), 'label': tf.range(5) % 2}), rtol=1e-5)
-    assert layer.sample(conditions).shape == (5, D)
-
 
 
 def test_export(k, data, tmp_path):
-    model = new_model(k)
-    density = separate_models(k, model.flow_layer)['log_prob']
+    model, density = k.shared.ready, density_of(k, k.shared.ready)
     for name, m in ('model', model), ('density', density):
         m.export(tmp_path / name)
     loaded = tf.saved_model.load(tmp_path / 'model')
@@ -637,19 +547,17 @@ for name, package in {packages!r}.items():
     np.testing.assert_array_equal(density([states, actions]), expected)
     np.testing.assert_array_equal(density.layers[-1].log_prob(
         actions, conditions=states), expected)
-    ready.compile(keras.optimizers.SGD(.1), jit_compile=False)
-    ready.fit(states, actions, verbose=0)      # it is a model like another
 
     strategy = tf.distribute.MirroredStrategy(['CPU:0', 'CPU:1'])
     with strategy.scope():
         model = tfpk.LearnableConditionalRealNVP(
-            2, 3, num_coupling_layers=2, hidden_layers=(8, 8), seed=0)
+            2, 3, num_coupling_layers=2, hidden_layers=(4,), seed=0)
         model.compile(keras.optimizers.SGD(.1), jit_compile=False)
     twin = tfpk.LearnableConditionalRealNVP(
-        2, 3, num_coupling_layers=2, hidden_layers=(8, 8), seed=0)
+        2, 3, num_coupling_layers=2, hidden_layers=(4,), seed=0)
     twin.compile(keras.optimizers.SGD(.1), jit_compile=False)
     for m in model, twin:
-        m.fit(states, actions, batch_size=10, epochs=2, shuffle=False, verbose=0)
+        m.fit(states, actions, batch_size=10, epochs=1, shuffle=False, verbose=0)
     for a, b in zip(model.get_weights(), twin.get_weights()):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
@@ -662,24 +570,20 @@ print('all well')
 '''
 
 
-def run(script, cwd, **environment):
-    result = subprocess.run(
-        [sys.executable, '-c', script], cwd=cwd, capture_output=True, text=True,
-        env={**os.environ, 'PYTHONPATH': str(ROOT), **environment})
-    assert 'all well' in result.stdout, result.stderr[-4000:]
-
-
 def test_fresh_process_loads_the_same_density_and_strategies_train(data, tmp_path):
     np.save(tmp_path / 'data.npy', np.array([*data, None], object)[:2])
     for name in PACKAGES:
         k = both(name)
-        model = new_model(k)
-        density = separate_models(k, model.flow_layer)['log_prob']
+        model = k.shared.ready
+        density = density_of(k, model)
         model.save(tmp_path / f'{name}_ready.keras')
         density.save(tmp_path / f'{name}_density.keras')
         np.save(tmp_path / f'{name}.npy', model.log_prob(
             data[1], conditions=data[0]))
-    run(FRESH.format(packages=PACKAGES), tmp_path)
+    result = subprocess.run(
+        [sys.executable, '-c', FRESH.format(packages=PACKAGES)], cwd=tmp_path,
+        capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert 'all well' in result.stdout, result.stderr[-4000:]
 
 
 # 6. Mixed precision.
@@ -696,7 +600,7 @@ def policy(k, name):
         set_policy('float32')
 
 
-@pytest.mark.parametrize('name', ['mixed_float16', 'mixed_bfloat16', 'bfloat16'])
+@pytest.mark.parametrize('name', ['mixed_float16', 'bfloat16'])
 def test_mixed_precision(k, name, data):
     with policy(k, name):
         seen = []
@@ -705,10 +609,10 @@ def test_mixed_precision(k, name, data):
              k.keras.layers.Lambda(lambda x: (seen.append(x.dtype), x)[1])])
         model = new_model(k, preprocessor=preprocessor)
         before = values(model.flow)
-        sgd(k, model).fit(*data, epochs=2, verbose=0)
+        sgd(k, model).fit(*data, verbose=0)
         assert tf.as_dtype(seen[-1]).name == name.removeprefix('mixed_')
         assert all_changed(before, model.flow)
-        samples, log_probs = model.predict(data[0], verbose=0)
+        samples, log_probs = model.samples_and_log_probs_np(data[0])
         assert samples.dtype == log_probs.dtype == 'float32'
         assert np.isfinite(log_probs).all()
         # Neither conditions nor events are rounded on their way.
@@ -737,8 +641,7 @@ def _other(k):
 
 
 def _second_layer(k):
-    layer = new_layer(k)
-    k.tfpk.FlowLayer(tfd.TransformedDistribution(base(), layer.flow))
+    k.tfpk.FlowLayer(tfd.TransformedDistribution(base(), k.shared.layer.flow))
 
 
 def _unbuilt(k):
@@ -747,13 +650,13 @@ def _unbuilt(k):
 
 MISUSE = {
     'layer on an input of the other Keras': (
-        lambda k: new_layer(k).sample(_other(k).keras.Input([S])),
+        lambda k: k.shared.layer.sample(_other(k).keras.Input([S])),
         TypeError, 'Use the classes of `tfp_conditional.keras'),
     'layer called on an input of the other Keras': (
-        lambda k: new_layer(k)(_other(k).keras.Input([S])),
+        lambda k: k.shared.layer(_other(k).keras.Input([S])),
         TypeError, 'Use the classes of'),
     'model on an input of the other Keras': (
-        lambda k: new_model(k)(_other(k).keras.Input([S])),
+        lambda k: k.shared.ready(_other(k).keras.Input([S])),
         TypeError, 'Use the classes of'),
     'preprocessor of the other Keras': (
         lambda k: new_model(k, preprocessor=_other(k).keras.layers.Dense(S)),
@@ -762,10 +665,10 @@ MISUSE = {
         lambda k: new_model(k, preprocessor=lambda x: x),
         TypeError, 'must be a Keras layer or model; got function'),
     'wrong order, by keyword': (
-        lambda k: new_layer(k).log_prob(np.ones([4, S]), conditions=np.ones([4, D])),
+        lambda k: k.shared.layer.log_prob(np.ones([4, S]), conditions=np.ones([4, D])),
         ValueError, r'`conditions` must have last dimension 3; got shape \[4, 2\]'),
     'wrong order, symbolic': (
-        lambda k: new_layer(k).log_prob(
+        lambda k: k.shared.layer.log_prob(
             k.keras.Input([S]), conditions=k.keras.Input([D])),
         ValueError, '`conditions` must have last dimension 3'),
     'wrong order in fit': (
@@ -773,13 +676,13 @@ MISUSE = {
             np.ones([4, D]), np.ones([4, S]), verbose=0),
         ValueError, '`conditions` must have last dimension 3'),
     'conditions by position': (
-        lambda k: new_layer(k).log_prob(np.ones([4, D]), np.ones([4, S])),
+        lambda k: k.shared.layer.log_prob(np.ones([4, D]), np.ones([4, S])),
         TypeError, 'positional'),
     'conditions of the wrong width': (
-        lambda k: new_layer(k).sample(k.keras.Input([S + 1])),
+        lambda k: k.shared.layer.sample(k.keras.Input([S + 1])),
         ValueError, '`conditions` must have last dimension 3'),
     'conditions of the wrong width, predict': (
-        lambda k: new_model(k).predict(np.ones([4, S + 1]), verbose=0),
+        lambda k: k.shared.ready.predict(np.ones([4, S + 1]), verbose=0),
         ValueError, '`conditions` must have last dimension 3|expected.*3'),
     'preprocessor of the wrong width': (
         lambda k: new_model(k, preprocessor=k.keras.layers.Dense(S + 1)).sample(
@@ -789,10 +692,10 @@ MISUSE = {
     'two layers over one flow': (
         _second_layer, ValueError, 'Use that layer in as many models as you like'),
     'method without its value': (
-        lambda k: new_layer(k)(np.ones([4, S]), method='log_prob'),
+        lambda k: k.shared.layer(np.ones([4, S]), method='log_prob'),
         TypeError, '`log_prob` takes conditions and events; got no `value`'),
     'unknown method': (
-        lambda k: new_layer(k)(np.ones([4, S]), method='logprob'),
+        lambda k: k.shared.layer(np.ones([4, S]), method='logprob'),
         ValueError, '`method` must be one of'),
     'a flow where a distribution should be': (
         lambda k: k.tfpk.FlowLayer(tfpc.ConditionalRealNVP(**SMALL)),
@@ -828,28 +731,3 @@ def test_flow_is_free_again_when_its_layer_is_gone(k):
     distribution = layer.distribution
     del layer
     k.tfpk.FlowLayer(distribution)
-
-
-def test_another_backend_is_refused(tmp_path):
-    run('''
-import tfp_conditional.keras.tf_keras as tfpk
-tfpk.LearnableConditionalRealNVP(2, 3, num_coupling_layers=1)
-try:
-    from tfp_conditional.keras import FlowLayer
-except ImportError as error:
-    assert 'Set KERAS_BACKEND=tensorflow' in str(error), error
-    print('all well')
-''', tmp_path, KERAS_BACKEND='numpy')
-
-
-# 7. The page.
-
-
-def test_the_page_runs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    page = (ROOT / 'docs' / 'keras.md').read_text()
-    blocks = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
-    assert blocks
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, 'docs/keras.md', 'exec'), namespace)

@@ -112,14 +112,29 @@ def test_nothing_looks_at_the_call_stack():
             assert name not in text, (path, name)
 
 
-def test_import_needs_no_extra():
-    """Neither hypothesis nor an optional part comes with the package."""
-    code = ('import sys, tfp_conditional as t; extra = [m for m in sys.modules if '
-            'm in ("hypothesis", "gymnasium", '
-            '"tfp_conditional.testing", "tfp_conditional.calibration", '
-            '"tfp_conditional.plot", "tfp_conditional.posterior", '
-            '"tfp_conditional.keras")]; '
-            'assert not extra, extra; assert t.__version__')
-    subprocess.run([sys.executable, '-c', code], check=True,
-                   env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'},
+OTHER_BACKEND = '''
+import sys
+import tfp_conditional
+assert tfp_conditional.__version__
+extra = sys.modules.keys() & {
+    'hypothesis', 'gymnasium', 'tfp_conditional.testing', 'tfp_conditional.calibration',
+    'tfp_conditional.plot', 'tfp_conditional.posterior', 'tfp_conditional.rl',
+    'tfp_conditional.keras'}
+assert not extra, extra
+
+import tfp_conditional.keras.tf_keras as tfpk
+tfpk.LearnableConditionalRealNVP(2, 3, num_coupling_layers=1, hidden_layers=(4,))
+try:
+    from tfp_conditional.keras import FlowLayer
+except ImportError as error:
+    assert 'Set KERAS_BACKEND=tensorflow' in str(error), error
+else:
+    raise AssertionError
+'''
+
+
+def test_import_needs_no_extra_and_no_backend_of_keras():
+    """No optional part comes with the package; Keras 3 of another backend is refused."""
+    subprocess.run([sys.executable, '-c', OTHER_BACKEND], check=True, env={
+        **os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'KERAS_BACKEND': 'numpy'},
                    cwd=ROOT.parent)

@@ -1,5 +1,7 @@
 """Tools on posteriors, against posteriors that are known exactly."""
 
+import functools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -19,6 +21,7 @@ MEAN, COVARIANCE = C @ GAIN.T, CHOL @ CHOL.T
 QUIET = dict(seed=0, verbose=False)
 
 
+@functools.cache                # Traced once for all.
 def linear_gaussian():
     """The distribution N(GAIN c, CHOL CHOL^T) of events given c, exactly."""
     return LinearGaussian()(flows.base())

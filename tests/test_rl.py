@@ -2,10 +2,7 @@
 
 import copy
 import functools
-import os
 import pickle
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -16,6 +13,7 @@ import tensorflow as tf
 import tfp_conditional as tfpc
 from tfp_conditional import rl
 from tfp_conditional.rl import features
+from tfp_conditional.rl import policy as policy_lib
 from tfp_conditional.rl import spaces
 from tests import flows
 
@@ -133,7 +131,7 @@ class TestActing:
     def test_one_and_many_observations(self, policy):
         actor = policy.actor(hold=True, seed=0)
         np.testing.assert_array_equal(actor(S.tolist()), actor(S))
-        for shape in [(), (1,), (5,), (2, 4)]:
+        for shape in [(), (2, 4)]:
             states = np.zeros([*shape, 3])
             for mode in ('sample', 'zero', 'densest'):
                 assert policy.act(states, mode).shape == (*shape, 2), (shape, mode)
@@ -182,11 +180,12 @@ class TestActing:
         np.testing.assert_array_equal(other.act(S), again)
         np.testing.assert_array_equal(one.act(S, seed=5), one.act(S, seed=5))
 
-    def test_many_shapes_do_not_compile_for_ever(self, policy):
+    def test_many_shapes_do_not_compile_for_ever(self, policy, monkeypatch):
+        monkeypatch.setattr(policy_lib, '_HELD', 2)
         policy = copy.deepcopy(policy)
-        for count in range(1, 14):
+        for count in range(1, 5):
             assert policy.act(np.zeros([count, 3])).shape == (count, 2)
-        assert len(policy._held) <= 8
+        assert 0 < len(policy._held) <= 2
 
     def test_predict_is_what_stable_baselines_calls(self, policy):
         actions, state = policy.predict(S, state=None, episode_start=np.ones(6),
@@ -241,7 +240,7 @@ class TestSpaces:
         box = gymnasium.spaces.Box
         space = gymnasium.spaces.Dict(
             image=box(0, 255, (4, 4, 1), np.uint8), speed=box(-1., 1., (2,)))
-        policy = rl.LatentSpacePolicy(space, box(-1., 1., (2, 3)), seed=0)
+        policy = made(space, box(-1., 1., (2, 3)))
         for batch in [(), (5,)]:
             observation = {'image': np.zeros([*batch, 4, 4, 1], np.uint8),
                            'speed': np.zeros([*batch, 2])}
@@ -306,7 +305,7 @@ class TestCopies:
         np.testing.assert_array_equal(
             changed.log_prob(policy.act(S, 'zero'), S), before)
 
-    def test_pickle_checkpoint_and_export(self, policy, tmp_path):
+    def test_pickle_and_checkpoint(self, policy, tmp_path):     # Exports: test_serving.py.
         policy = copy.deepcopy(policy)
         policy.observe(S + 1.)
         actions = policy.sample(S, seed=1)
@@ -318,22 +317,6 @@ class TestCopies:
         tf.train.Checkpoint(policy=other).read(
             str(tmp_path / 'checkpoint')).assert_consumed()
         np.testing.assert_array_equal(other.log_prob(actions, S), expected)
-        policy.export(tmp_path / 'export')
-        np.savez(tmp_path / 'data.npz', states=S, actions=actions, expected=expected,
-                 zero=policy.act(S, 'zero'))
-        code = (
-            'import sys, numpy as np, tensorflow as tf\n'
-            'p = tf.saved_model.load(sys.argv[1] + "/export")\n'
-            'd = np.load(sys.argv[1] + "/data.npz")\n'
-            'assert "tensorflow_probability" not in sys.modules\n'
-            'np.testing.assert_allclose(p.log_prob(d["actions"], d["states"]), '
-            'd["expected"], atol=1e-5)\n'
-            'np.testing.assert_allclose(p.forward(np.zeros([6, 2], "float32"), '
-            'd["states"]), d["zero"], atol=1e-6)\n'
-            'a = [p.act(d["states"], tf.constant(s)) for s in ([1, 2], [1, 2], [3, 4])]\n'
-            'assert np.array_equal(a[0], a[1]) and not np.array_equal(a[0], a[2])\n')
-        subprocess.run([sys.executable, '-c', code, str(tmp_path)], check=True,
-                       env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'})
 
 
 class TestHierarchy:
@@ -528,12 +511,9 @@ class TestLearning:
                         observation = observation * np.nan
                 return observation, reward, *rest
         env = Bad(gymnasium.make('Pendulum-v1'))
-        policy = rl.LatentSpacePolicy(3, (-2., 2.), seed=0)
-        learner = rl.SoftActorCritic(policy, hidden_layers=(8,), seed=0)
-        if bad == 'loss':
-            update = learner.update
-            learner.update = lambda batch: dict(
-                update(batch), actor_loss=np.nan if env.count == 40 else 0.)
+        policy = made(3, (-2., 2.))
+        learner = types.SimpleNamespace(policy=policy, update=lambda batch: {
+            'actor_loss': np.nan if bad == 'loss' and env.count == 40 else 0.})
         with pytest.raises(FloatingPointError, match=bad):
             rl.train(env, learner, 60, seed=0, warm_up=10, batch_size=8,
                      checkpoint=tmp_path / 'run', verbose=False)

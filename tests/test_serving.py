@@ -43,7 +43,7 @@ sys.modules['tensorflow_probability'] = sys.modules['tfp_conditional'] = None
 import numpy as np
 import tensorflow as tf
 tf.random.set_seed(1)
-path, out = sys.argv[1:]
+path, policy, out = sys.argv[1:]
 data = dict(np.load(out + '/in.npz'))
 signatures = tf.saved_model.load(path).signatures
 found = {}
@@ -66,12 +66,33 @@ for rows in (1, 5):
         for name in ('sample', 'sample_and_log_prob'):
             call(f'fresh/{rows}/{name}/{i}', name, n=7, **c)
         call(f'fresh/{rows}/default/{i}', 'serving_default', **c)
+
+policy = tf.saved_model.load(policy)
+rows = {'a': tf.ones([4, 2]), 'b': tf.zeros([4, 1])}
+for i, seed in enumerate(([1, 2], [1, 2], [3, 4])):
+    found[f'policy/act/{i}'] = policy.act(rows, tf.constant(seed)).numpy()
+found['policy/log_prob'] = policy.log_prob(found['policy/act/0'], rows).numpy()
+found['policy/forward'] = policy.forward(tf.zeros([4, 1]), rows).numpy()
 np.savez(out + '/out.npz', **found)
 '''
 
 
 @pytest.fixture(scope='module')
-def served(tmp_path_factory):
+def acting(tmp_path_factory):
+    """A policy, and where it is exported."""
+    from tfp_conditional import rl
+    policy = rl.LatentSpacePolicy(
+        {'a': 2, 'b': 1}, ([-1.], [1.]), seed=0, flow=tfpc.ConditionalElementwise(
+            1, 3, hidden_layers=(4,)))
+    flows.perturb(policy)
+    policy.observe({'a': flows.normal([9, 2]).numpy() + 1., 'b': flows.normal([9, 1]).numpy()})
+    path = tmp_path_factory.mktemp('acting') / 'policy'
+    policy.export(path)
+    return policy, path
+
+
+@pytest.fixture(scope='module')
+def served(tmp_path_factory, acting):
     """A distribution, what a process without TFP answers for it, and what this does."""
     path = tmp_path_factory.mktemp('served')
     # What these networks are made of is fused in other ways in nested functions.
@@ -83,7 +104,8 @@ def served(tmp_path_factory):
     np.savez(path / 'in.npz', events=events, **ROWS)
     dist.export(path / 'models' / '1')
     subprocess.run(
-        [sys.executable, '-c', CLIENT, str(path / 'models' / '1'), str(path)],
+        [sys.executable, '-c', CLIENT, str(path / 'models' / '1'), str(acting[1]),
+         str(path)],
         check=True, env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3'}, cwd=path)
     assert os.listdir(path / 'models') == ['1']
     return (dist, events, dict(np.load(path / 'out.npz')),
@@ -108,7 +130,7 @@ def test_a_process_without_tfp_has_the_same_bits(served):
             for key, want in zip(('samples', 'log_probs'),
                                  given.experimental_sample_and_log_prob(7, seed=seed)):
                 same(f'{seed}/sample_and_log_prob/{key}', want)
-    assert all(label.startswith('fresh/') for label in answers)
+    assert {label.partition('/')[0] for label in answers} == {'fresh', 'policy'}
 
 
 def test_noise_without_a_seed_is_fresh_in_each_call_and_process(served):
@@ -184,14 +206,9 @@ def test_a_stock_distribution_exports_through_exportable(tmp_path):
         dist.given(c).log_prob(y))
 
 
-def test_policies_have_signatures(tmp_path):
-    from tfp_conditional import rl
-    policy = rl.LatentSpacePolicy(
-        {'a': 2, 'b': 1}, ([-1.], [1.]), seed=0, flow=tfpc.ConditionalElementwise(
-            1, 3, hidden_layers=(4,)))
-    flows.perturb(policy)
-    policy.export(tmp_path / 'policy')
-    signatures = load(tmp_path / 'policy')
+def test_policies_have_signatures_and_methods_without_tfp(acting, served):
+    policy, path = acting
+    signatures = load(path)
     rows = {'observation_a': tf.ones([4, 2]), 'observation_b': tf.zeros([4, 1])}
     observation = {'a': tf.ones([4, 2]), 'b': tf.zeros([4, 1])}
     action = signatures['act_with_seed'](seed=tf.constant([1, 2]), **rows)['actions']
@@ -204,6 +221,15 @@ def test_policies_have_signatures(tmp_path):
                                policy.forward(latents, observation), atol=1e-7)
     draws = [signatures[name](**rows)['actions'] for name in ('act', 'serving_default')]
     assert np.all(draws[0] != draws[1]) and draws[0].shape == [4, 1]
+    # In the process without TFP.
+    acts = [served[2][f'policy/act/{i}'] for i in range(3)]
+    np.testing.assert_array_equal(acts[0], acts[1])
+    np.testing.assert_allclose(acts[0], action, rtol=1e-6)
+    assert np.all(acts[0] != acts[2])
+    np.testing.assert_allclose(served[2]['policy/log_prob'],
+                               policy.log_prob(acts[0], observation), rtol=1e-5)
+    np.testing.assert_allclose(served[2]['policy/forward'],
+                               policy.forward(latents, observation), atol=1e-6)
 
 
 # Refusals, and what is lost: nothing.

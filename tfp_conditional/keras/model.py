@@ -48,14 +48,15 @@ class LearnableConditionalRealNVPMixin(layer_lib.FlowMethods):
     import numpy as np
     import tfp_conditional.keras as tfpk
 
-    conditions = np.random.normal(size=[1000, 3]).astype('float32')
-    targets = conditions[:, :2] + np.random.normal(size=[1000, 2])
+    conditions = np.random.normal(size=[500, 3]).astype('float32')
+    targets = conditions[:, :2] + np.random.normal(size=[500, 2])
 
-    model = tfpk.LearnableConditionalRealNVP(event_size=2, condition_size=3)
+    model = tfpk.LearnableConditionalRealNVP(
+        event_size=2, condition_size=3, num_coupling_layers=2, hidden_layers=(32,))
     model.compile(keras.optimizers.Adam(1e-3))
     model.fit(conditions, targets, validation_split=0.1, epochs=2, verbose=0)
     samples, log_probs = model.predict(conditions, verbose=0)
-    assert samples.shape == (1000, 2) and log_probs.shape == (1000, 1)
+    assert samples.shape == (500, 2) and log_probs.shape == (500, 1)
     ```
     """
 

@@ -10,9 +10,8 @@ hypothesis and SciPy; `import tfp_conditional` does not import it.
 import tfp_conditional as tfpc
 import tfp_conditional.testing
 
-flow = tfpc.ConditionalRealNVP(event_size=2, condition_size=3,
-                               num_coupling_layers=2, hidden_layers=(8,))
-report = tfpc.testing.check_bijector(flow, skip=['normalisation'])
+layer = tfpc.ConditionalCoupling(event_size=2, condition_size=3, hidden_layers=(8,))
+report = tfpc.testing.check_bijector(layer, skip=['normalisation'])
 assert report['round_trip'] == 'passed'
 ```
 
