@@ -471,7 +471,7 @@ def test_trap_5_stock_pickle():
 
 
 def test_trap_5_a_deep_copy_is_a_target_network():
-    flow = coupling()
+    flow = flows.flow(hidden_layers=(4,))
     target = copy.deepcopy(flow)
     x = normal([5, 2])
     before = target.forward(x, conditions=C)
