@@ -182,7 +182,7 @@ add('masked_autoregressive_flow')(lambda: tfpc.ConditionalMaskedAutoregressiveFl
         (6, 5), 'tanh', conditioning='film'), dtype=tf.float64, seed=0))
 
 
-@add('embedding', ALL)
+@add('embedding', (*VALUES, *MACHINERY))
 def _():
     return tfpc.ConditionalEmbedding(
         coupling(), tf_keras.Sequential([tf_keras.layers.Dense(2, dtype='float64')]),
@@ -254,7 +254,7 @@ def _():
         {'a': normal(2, 1), 'b': normal(2, 2)})
 
 
-@add('invert', ALL, event_size=3, condition_size=2)
+@add('invert', (*VALUES, *MACHINERY), event_size=3, condition_size=2)
 def _():
     return tfb.Invert(coupling())
 
