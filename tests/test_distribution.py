@@ -272,6 +272,19 @@ class TestCompiled:
         gc.collect()
         assert not any(ref() is not None for ref in alive)
 
+    def test_a_flow_goes_with_its_last_name(self):
+        """And not when garbage is collected: its functions hold it weakly."""
+        gc.disable()
+        try:
+            dist = make()
+            dist.given(C).log_prob(Y)
+            dist.bijector.forward(Y, conditions=C)
+            alive = weakref.ref(dist), weakref.ref(dist.bijector)
+            del dist
+            assert [ref() for ref in alive] == [None, None]
+        finally:
+            gc.enable()
+
 
 class TestSeeds:
 
@@ -583,7 +596,7 @@ def test_nan_is_no_plausible_number(settings):
     """TensorFlow fuses relu(x @ w + b) in a graph, and its maximum of NaN and 0 is 0."""
     flow = flows.perturb(tfpc.ConditionalRealNVP(**{
         'event_size': 2, 'condition_size': 3, 'num_coupling_layers': 2,
-        'hidden_layers': (8,), 'seed': 0,
+        'hidden_layers': (8, 8), 'seed': 0,
         **settings}))
     dist = flow(flows.base(dtype=tf.float32))
     c, y = C.numpy().astype(np.float32), Y.numpy().astype(np.float32)
