@@ -1,7 +1,7 @@
 """A named catalogue of the public bijectors and their options.
 
-Each is a constructor, with the options that `tfpc.testing` needs for it and the
-checks that are known to fail, by fault of TFP.
+Each is a constructor, with the options that `tfpc.testing` needs for it, the checks that
+it is to pass, and those that are known to fail, by fault of TFP.
 """
 
 import collections
@@ -16,14 +16,22 @@ import tfp_conditional as tfpc
 
 tfb = tfp.bijectors
 
-Entry = collections.namedtuple('Entry', 'factory options fails skip')
+Entry = collections.namedtuple('Entry', 'factory options checks fails')
 CATALOGUE = {}
 
-
-@functools.lru_cache(4)   # Traced functions of all at once would fill gigabytes.
-def get(name):
-    """The bijector of that name, made (and traced) once for all checks."""
-    return CATALOGUE[name].factory()
+# These need no function but the two that a bijector is traced as for a batch, so each
+# bijector is checked for them.
+VALUES = ('variables_tracked', 'round_trip', 'log_det', 'depends_on_conditions',
+          'gradients', 'dtype', 'sample_log_prob', 'normalisation')
+# These trace many more. They are properties of a class, a network's way with batch
+# shapes, or a chain, whatever activation, sizes or mask: one of each has them, as a new
+# class is to have `ALL`.
+MACHINERY = ('freshness', 'releases_tensors', 'broadcasting', 'checkpoint',
+             'independent_noise')
+# XLA takes seconds to compile a flow: one of each kind has this. It compiles splines and
+# what adapts in their own files.
+MODES = ('modes_agree',)
+ALL = (*VALUES, *MACHINERY, *MODES)
 
 
 CONDITIONERS = {
@@ -35,10 +43,11 @@ CONDITIONERS = {
 }
 
 
-def add(name, fails=(), skip=(), **options):
+def add(name, checks=VALUES, fails=(), skip=(), **options):
     def decorate(factory):
         assert name not in CATALOGUE
-        CATALOGUE[name] = Entry(factory, options, frozenset(fails), frozenset(skip))
+        CATALOGUE[name] = Entry(
+            factory, options, [check for check in checks if check not in skip], set(fails))
         return factory
     return decorate
 
@@ -102,14 +111,6 @@ def elementwise(event_size=2, condition_size=2, hidden_layers=(8,),
         event_size, condition_size, hidden_layers, dtype=dtype, seed=seed, **kwargs)
 
 
-def masked_autoregressive_flow(event_size=2, condition_size=3, num_layers=2,
-                               hidden_layers=(4,), activation='tanh',
-                               dtype=tf.float64, seed=0, **kwargs):
-    return tfpc.ConditionalMaskedAutoregressiveFlow(
-        event_size, condition_size, num_layers, hidden_layers, activation,
-        dtype=dtype, seed=seed, **kwargs)
-
-
 def normal(*shape):
     return np.random.default_rng(0).normal(size=shape)
 
@@ -120,49 +121,44 @@ def network_in_closure():
         tf.concat([units, conditions], -1), kernel, 1)
 
 
-for _name, _options in {
-        'd1': dict(event_size=1),
-        'd3_3_layers_tanh': dict(event_size=3, num_coupling_layers=3,
-                                 activation='tanh'),
-        'd8_two_hidden_elu': dict(event_size=8, condition_size=1,
-                                  hidden_layers=(6, 5), activation='elu'),
-        'float32': dict(event_size=3, dtype=tf.float32),
-        'dict': dict(condition_size={'b': 1, 'a': 2}),
-        'nested_tuple': dict(condition_size=(2, {'a': 1, 'b': (1,)})),
-        'spline': dict(transformer=tfpc.RationalQuadratic(4)),
-        'reverse': dict(event_size=5, mixing='reverse'),
-        'random_base': dict(event_size=5, mixing='random', conditional_base=True),
-        'linear_act_norm': dict(event_size=3, mixing='linear', act_norm=True),
-        'validate_args': dict(validate_args=True)}.items():
-    add(f'real_nvp_{_name}')(functools.partial(real_nvp, **_options))
+for _name, _checks, _options in (
+        ('d1', VALUES, dict(event_size=1)),
+        ('d3_3_layers_tanh', VALUES, dict(
+            event_size=3, num_coupling_layers=3, activation='tanh')),
+        ('d8_two_hidden_elu_float32', VALUES, dict(
+            event_size=8, condition_size=1, hidden_layers=(6, 5), activation='elu',
+            dtype=tf.float32)),
+        ('nested_conditions', (*VALUES, *MACHINERY), dict(
+            condition_size=(2, {'a': 1, 'b': (1,)}))),
+        ('spline', VALUES, dict(transformer=tfpc.RationalQuadratic(4))),
+        ('reverse_validate_args', VALUES, dict(
+            event_size=5, mixing='reverse', validate_args=True)),
+        ('random_base', VALUES, dict(
+            event_size=5, mixing='random', conditional_base=True)),
+        ('linear_act_norm', (*VALUES, *MACHINERY), dict(
+            event_size=3, mixing='linear', act_norm=True)),
+        ('own_activation', VALUES, dict(
+            num_coupling_layers=1, activation=lambda x: x * tf.sigmoid(x)))):
+    add(f'real_nvp_{_name}', _checks)(functools.partial(real_nvp, **_options))
 
-# Options that concern nothing but the networks, for which others stand in.
-for _name, _options in {
-        'd2_8_layers': dict(num_coupling_layers=8, hidden_layers=(4,)),
-        'additive': dict(transformer='additive'),
-        'affine_options': dict(transformer=tfpc.Affine(0.5, 2.)),
-        'no_hidden_layer': dict(hidden_layers=()),
-        'own_activation': dict(activation=lambda x: x * tf.sigmoid(x)),
-        **{name: dict(conditioner=conditioner)
-           for name, conditioner in CONDITIONERS.items()}}.items():
-    add(f'real_nvp_{_name}', skip=['broadcasting', 'checkpoint', 'releases_tensors',
-                                   'independent_noise'])(
-        functools.partial(real_nvp, **_options))
-
-for _name, _options in {
-        'default': dict(),
-        'last_masked': dict(mask=[False, False, True]),
-        'interleaved': dict(event_size=5, mask=[True, False, True, False, True]),
-        'ends_free': dict(event_size=4, mask=[False, True, True, False]),
-        'additive_dict': dict(condition_size={'a': 1, 'b': 1},
-                              transformer='additive'),
-        'spline_float32': dict(transformer=tfpc.RationalQuadratic(3, bound=2.),
-                               dtype=tf.float32),
-        'own_transformer': dict(transformer=SinhShift())}.items():
-    add(f'coupling_{_name}')(functools.partial(coupling, **_options))
+for _name, _checks, _options in (
+        ('last_masked_affine_options', VALUES, dict(
+            mask=[False, False, True], transformer=tfpc.Affine(0.5, 2.))),
+        ('interleaved_no_hidden_layer', VALUES, dict(
+            event_size=5, mask=[True, False, True, False, True], hidden_layers=())),
+        ('ends_free', VALUES, dict(event_size=4, mask=[False, True, True, False])),
+        ('additive_dict', VALUES, dict(
+            condition_size={'a': 1, 'b': 1}, transformer='additive')),
+        ('spline_float32', VALUES, dict(
+            transformer=tfpc.RationalQuadratic(3, bound=2.), dtype=tf.float32)),
+        ('own_transformer', VALUES, dict(transformer=SinhShift())),
+        *((name, VALUES + {'mlp_film': ('broadcasting', *MODES), 'residual': (
+            'broadcasting',), 'residual_film_norm': MACHINERY}.get(name, ()),
+           dict(conditioner=conditioner)) for name, conditioner in CONDITIONERS.items())):
+    add(f'coupling_{_name}', _checks)(functools.partial(coupling, **_options))
 
 
-@add('coupling_own_conditioner')
+@add('coupling_own_conditioner', ALL)
 def _():
     return coupling(conditioner=LinearConditioner(1, 2, 4))
 
@@ -179,20 +175,14 @@ def _():
     return coupling(conditioner=template.conditioner)
 
 
-add('autoregressive')(lambda: tfpc.ConditionalAutoregressive(
+add('autoregressive', ALL)(lambda: tfpc.ConditionalAutoregressive(
     3, 2, [1, 2, 0], (4,), 'tanh', dtype=tf.float64, seed=0))
-
-for _name, _options in {
-        '': dict(),
-        '_random_base': dict(event_size=3, mixing='random', conditional_base=True),
-        '_linear_act_norm_film': dict(
-            event_size=3, mixing='linear', act_norm=True, conditioner=tfpc.MLP(
-                (6, 5), 'tanh', conditioning='film'))}.items():
-    add(f'masked_autoregressive_flow{_name}')(
-        functools.partial(masked_autoregressive_flow, **_options))
+add('masked_autoregressive_flow')(lambda: tfpc.ConditionalMaskedAutoregressiveFlow(
+    3, 3, 2, mixing='linear', act_norm=True, conditional_base=True, conditioner=tfpc.MLP(
+        (6, 5), 'tanh', conditioning='film'), dtype=tf.float64, seed=0))
 
 
-@add('embedding')
+@add('embedding', (*VALUES, *MACHINERY))
 def _():
     return tfpc.ConditionalEmbedding(
         coupling(), tf_keras.Sequential([tf_keras.layers.Dense(2, dtype='float64')]),
@@ -200,10 +190,11 @@ def _():
 
 
 # Next to a bound SoftBounds is so steep that what a perturbed flow leaks there lies in a
-# fiftieth of a softness, between the points of that check's grid.
-@add('density', skip=['normalisation'])
+# fiftieth of a softness, between the points of that check's grid. For XLA each part has
+# a file of its own.
+@add('density', (*VALUES, *MACHINERY), skip=['normalisation'])
 def _():
-    """The parts that `conditional_density` makes, small, for XLA, and having learnt."""
+    """The parts that `conditional_density` makes, small, and having learnt."""
     flow = tfpc.conditional_density(
         2, 3, num_coupling_layers=1, hidden_layers=(6,), dtype=tf.float64,
         seed=0).bijector
@@ -214,14 +205,13 @@ def _():
     return flow
 
 
-add('elementwise_d1')(functools.partial(elementwise, 1))
-add('elementwise_d3_float32')(functools.partial(elementwise, 3, dtype=tf.float32))
+add('elementwise_d1', (*VALUES, *MACHINERY))(functools.partial(elementwise, 1))
 add('elementwise_own_transformer')(functools.partial(
     elementwise, transformer=SinhShift()))
-add('own_bijector')(lambda: ShiftByMean(2, 3, dtype=tf.float64))
+add('own_bijector', ALL)(lambda: ShiftByMean(2, 3, dtype=tf.float64))
 
 
-@add('chain_permute_shift')
+@add('chain_permute_shift', (*VALUES, *MACHINERY))
 def _():
     return tfpc.ConditionalChain([
         tfb.Shift(tf.Variable(normal(3))), coupling(), tfb.Permute([2, 0, 1]),
@@ -233,12 +223,7 @@ def _():
     return tfpc.ConditionalChain([tfb.Tanh(), coupling(2)])
 
 
-@add('chain_invert')
-def _():
-    return tfpc.ConditionalChain([tfb.Invert(coupling()), coupling(seed=1)])
-
-
-@add('chain_nested')
+@add('chain_nested', ALL)
 def _():
     return tfpc.ConditionalChain([
         tfb.Chain([tfb.Invert(tfb.Chain([tfb.Shift(normal(3)), coupling()])),
@@ -246,14 +231,14 @@ def _():
         tfpc.ConditionalChain([elementwise(3), tfb.Scale(np.float64(2.))])])
 
 
-@add('chain_with_conditioned')
+@add('chain_with_conditioned', (*VALUES, 'freshness', 'broadcasting'))
 def _():
     return tfpc.ConditionalChain([
         coupling(seed=1).condition(normal(2)), elementwise(3)])
 
 
 # The log-det of TFP's own part is not finite once a sigmoid rounds to 1.
-@add('chain_to_simplex', support=(0., 1.), fails=['gradients'])
+@add('chain_to_simplex', (*VALUES, 'broadcasting'), support=(0., 1.), fails=['gradients'])
 def _():
     return tfpc.ConditionalChain([tfb.IteratedSigmoidCentered(), coupling(2)])
 
@@ -263,29 +248,30 @@ def _():
     return real_nvp().condition(normal(3))
 
 
-@add('given_batch', event_size=3)
+@add('given_batch', ALL, event_size=3)
 def _():
     return coupling(condition_size={'a': 1, 'b': 2}).condition(
         {'a': normal(2, 1), 'b': normal(2, 2)})
 
 
-@add('invert', event_size=3, condition_size=2)
+@add('invert', (*VALUES, *MACHINERY), event_size=3, condition_size=2)
 def _():
     return tfb.Invert(coupling())
 
 
-@add('invert_given', event_size=3)
+@add('invert_given', (*VALUES, 'broadcasting'), event_size=3)
 def _():
     return tfb.Invert(coupling().condition(normal(2, 2)))
 
 
-@add('stock_chain_of_given', event_size=3, dtype=tf.float64, fails=['freshness'])
+@add('stock_chain_of_given', ('round_trip', 'freshness'), event_size=3, dtype=tf.float64,
+     fails=['freshness'])
 def _():
     return tfb.Chain([tfb.Shift(normal(3)), coupling().condition(normal(2))])
 
 
-@add('stock_chain', event_size=3, condition_size=2, dtype=tf.float64,
-     fails=['freshness', 'releases_tensors'],
+@add('stock_chain', (*VALUES, 'freshness', 'releases_tensors'), event_size=3,
+     condition_size=2, dtype=tf.float64, fails=['freshness', 'releases_tensors'],
      make_kwargs=lambda c: {'conditional_coupling': {'conditions': c}})
 def _():
     return tfb.Chain([tfb.Shift(normal(3)), coupling()])

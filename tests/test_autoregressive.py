@@ -16,6 +16,7 @@ from tests import flows
 from tfp_conditional.bijectors import autoregressive
 from tfp_conditional.networks import made
 from tfp_conditional.networks import network
+from tfp_conditional.testing import values
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -47,12 +48,10 @@ def _permuted(conditioning='concatenate'):
 
 def _inverse_jacobian(layer, y):
     """`dx_i / dy_j` and `dx_i / dc`, with i and j in the order of the units."""
-    with tf.GradientTape() as tape:
-        y_and_c = tf.concat([y, C], -1)
-        tape.watch(y_and_c)
-        x = layer.inverse(y_and_c[:, :-S], conditions=y_and_c[:, -S:])
-    jacobian = tape.batch_jacobian(x, y_and_c).numpy()[:, layer._order]
-    return jacobian[:, :, layer._order], jacobian[:, :, -S:]
+    matrix = values.jacobian(
+        lambda y_and_c: layer.inverse(y_and_c[:, :-S], conditions=y_and_c[:, -S:]),
+        tf.concat([y, C], -1))[:, layer._order]
+    return matrix[:, :, layer._order], matrix[:, :, -S:]
 
 
 @pytest.mark.parametrize('conditioning', network.CONDITIONING)
@@ -90,11 +89,11 @@ def test_hidden_layers_too_narrow_lose_no_more_than_they_must():
 def test_degrees_are_even(event_size):
     for units in [*range(1, 12), 64, 100, 128]:
         degrees = made._degrees(units, event_size)
-        values, counts = np.unique(degrees, return_counts=True)
-        assert np.all(np.diff(degrees) >= 0) and values[0] == 0
-        assert len(degrees) == units and len(values) == min(units, event_size)
-        assert np.ptp(counts) <= 1 and values[-1] < event_size
-        assert values[-1] == event_size - 1 or units == 1
+        found, counts = np.unique(degrees, return_counts=True)
+        assert np.all(np.diff(degrees) >= 0) and found[0] == 0
+        assert len(degrees) == units and len(found) == min(units, event_size)
+        assert np.ptp(counts) <= 1 and found[-1] < event_size
+        assert found[-1] == event_size - 1 or units == 1
 
 
 def _numpy_parameters(network, y, c):
@@ -148,20 +147,19 @@ def test_sample_is_that_of_stock_masked_autoregressive_flow(conditioning):
                                rtol=1e-12, atol=1e-12)
 
 
+# An affine one is in the catalogue.
 @pytest.mark.parametrize('transformer', [
-    'affine', 'additive', tfpc.RationalQuadratic(4), catalogue.SinhShift()],
-                         ids=['affine', 'additive', 'spline', 'own'])
+    'additive', tfpc.RationalQuadratic(4), catalogue.SinhShift()],
+                         ids=['additive', 'spline', 'own'])
 def test_sample_and_density_are_inverses(transformer):
-    flow = flows.perturb(_flow(transformer=transformer), 1, 1.)
+    flow = _layer(hidden_layers=(8,), transformer=transformer)
     y, fldj = flow.forward_and_log_det(X, conditions=C)
     assert np.max(np.abs(y - X)) > 0.1
-    with tf.GradientTape() as tape:
-        tape.watch(y)
-        x, ildj = flow.inverse_and_log_det(y, conditions=C)
+    x, ildj = flow.inverse_and_log_det(y, conditions=C)
     np.testing.assert_allclose(x, X, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(ildj, -fldj, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(
-        ildj, np.linalg.slogdet(tape.batch_jacobian(x, y))[1], atol=1e-10)
+    matrix = values.jacobian(lambda y: flow.inverse(y, conditions=C), y)
+    np.testing.assert_allclose(ildj, np.linalg.slogdet(matrix)[1], atol=1e-10)
 
 
 @pytest.mark.parametrize('batch,condition_batch', [
@@ -300,29 +298,28 @@ def test_entries_that_do_not_count_change_nothing():
             loss = tf.reduce_sum(x) + tf.reduce_sum(ildj * fldj * back[:, 0])
         return [x, ildj, back, fldj], tape.gradient(loss, layer.trainable_variables)
 
-    values, gradients = answers()
+    results, gradients = answers()
     for i, kernel in enumerate(layer._network._kernels):
         counts = layer._network._mask(i)
         assert not counts.all()
         kernel.assign(tf.where(counts, kernel, np.nan))
-    new_values, new_gradients = answers()
-    for old, new in zip([*values, *gradients], [*new_values, *new_gradients]):
+    new_results, new_gradients = answers()
+    for old, new in zip([*results, *gradients], [*new_results, *new_gradients]):
         np.testing.assert_array_equal(old, new)
     for variable, gradient in zip(layer.trainable_variables, gradients):
         np.testing.assert_array_equal(gradient.numpy()[np.isnan(variable)], 0.)
 
 
-@pytest.mark.parametrize('transformer', ['affine', 'rational_quadratic'])
-def test_a_new_flow_is_the_identity(transformer):
-    flow = _flow(transformer=transformer)
-    for values, log_det in (flow.forward_and_log_det(X, conditions=C),
-                            flow.inverse_and_log_det(X, conditions=C)):
-        np.testing.assert_allclose(values, X, rtol=1e-13, atol=1e-13)
+def test_a_new_flow_is_the_identity():
+    flow = _flow(transformer='rational_quadratic')
+    for value, log_det in (flow.forward_and_log_det(X, conditions=C),
+                           flow.inverse_and_log_det(X, conditions=C)):
+        np.testing.assert_allclose(value, X, rtol=1e-13, atol=1e-13)
         np.testing.assert_allclose(log_det, 0., atol=1e-13)
 
 
 def test_finite_for_huge_units_and_weights_and_bounded_in_scale():
-    flow = flows.perturb(_flow(num_layers=3, dtype=tf.float32), 1, 1e3)
+    flow = flows.perturb(_flow(dtype=tf.float32), 1, 1e3)
     x = tf.cast(X, tf.float32) * np.logspace(0, 30, 6, dtype=np.float32)[:, None]
     c = tf.cast(C, tf.float32)
     for method in (flow.forward_and_log_det, flow.inverse_and_log_det):
@@ -337,7 +334,8 @@ def test_finite_for_huge_units_and_weights_and_bounded_in_scale():
 
 
 def test_second_derivatives_of_a_sample():
-    layer, direction = _permuted(), flows.normal([6, D], 2)
+    layer = _layer(2, hidden_layers=(4,))
+    start, direction = X[:, :2], flows.normal([6, 2], 2)
 
     def slope(x):
         with tf.GradientTape() as tape:
@@ -346,21 +344,19 @@ def test_second_derivatives_of_a_sample():
         return tape.gradient(total, x)
 
     with tf.GradientTape() as tape:
-        tape.watch(X)
-        along = tf.reduce_sum(slope(X) * direction)
-    expected = (slope(X + 1e-5 * direction) - slope(X - 1e-5 * direction)) / 2e-5
-    np.testing.assert_allclose(tape.gradient(along, X), expected,
+        tape.watch(start)
+        along = tf.reduce_sum(slope(start) * direction)
+    expected = (slope(start + 1e-5 * direction)
+                - slope(start - 1e-5 * direction)) / 2e-5
+    np.testing.assert_allclose(tape.gradient(along, start), expected,
                                rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('how', [copy.deepcopy,
-                                 lambda b: pickle.loads(pickle.dumps(b))],
-                         ids=['deepcopy', 'pickle'])
-def test_an_independent_copy_is_independent(how):
-    flow = flows.perturb(_flow(2, hidden_layers=(4,)), 1)
+def test_what_pickle_copies_is_independent():
+    flow = flows.perturb(_flow(2, 1, hidden_layers=(4,)), 1)
     x, c = X[:, :2], C
     expected = flow.forward_and_log_det(x, conditions=c)
-    clone = how(flow)
+    clone = pickle.loads(pickle.dumps(flow))
     for variable in flow.trainable_variables:
         variable.assign_add(tf.ones_like(variable))
     for old, new in zip(expected, clone.forward_and_log_det(x, conditions=c)):

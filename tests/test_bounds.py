@@ -202,7 +202,7 @@ def test_samples_of_a_density_stay_within_the_edges():
     c = y[:, :1] + 0.1 * RNG.normal(size=[2000, 1])
     outside = []
     for support in (None, tfb.Identity()):
-        dist = tfpc.conditional_density(2, 1, support, num_coupling_layers=2,
+        dist = tfpc.conditional_density(2, 1, support, num_coupling_layers=1,
                                         hidden_layers=(16,), seed=0)
         tfpc.fit(dist, y, c, epochs=10, seed=0, verbose=False)
         samples = dist.sample(2000, **flows.given(tf.cast(c, tf.float32))).numpy()

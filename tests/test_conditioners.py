@@ -12,6 +12,7 @@ import tensorflow_probability as tfp
 import tfp_conditional as tfpc
 from tfp_conditional.bijectors import regression
 from tfp_conditional.core import dropout
+from tfp_conditional.testing.subject import op_by_op
 
 from . import catalogue
 from . import flows
@@ -27,7 +28,7 @@ def real_nvp(event_size=3, **kwargs):
 @pytest.mark.parametrize('name', catalogue.CONDITIONERS)
 def test_a_new_conditioner_gives_the_identity(name):
     flow = tfpc.ConditionalRealNVP(
-        3, 3, 2, conditioner=catalogue.CONDITIONERS[name], seed=0)
+        3, 3, 1, conditioner=catalogue.CONDITIONERS[name], seed=0)
     x = flows.normal([5, 3], dtype=tf.float32)
     y = flow.forward(x, conditions=flows.normal([5, 3], 1, tf.float32))
     np.testing.assert_array_equal(y, x)
@@ -81,11 +82,9 @@ def test_dropout_keeps_means():
     assert abs(np.mean(dropped == 0.) - .2) < .01
 
 
-@pytest.mark.parametrize('mixing', ['alternate', 'random'])
-@pytest.mark.parametrize('event_size', [2, 5, 8])
-def test_two_couplings_transform_every_unit(mixing, event_size):
-    flow = real_nvp(event_size, mixing=mixing)
-    x, c = flows.normal([4, event_size]), flows.normal([4, 3], 1)
+def test_two_random_couplings_transform_every_unit():
+    flow = real_nvp(5, mixing='random')
+    x, c = flows.normal([4, 5]), flows.normal([4, 3], 1)
     assert np.all(np.abs(flow.forward(x, conditions=c) - x) > 1e-9)
 
 
@@ -308,12 +307,11 @@ def test_ridge_chooses_the_penalty_by_leaving_out_each_row():
 def test_exact_and_degenerate_dependence_stays_finite():
     c = flows.normal([50, 3]).numpy()
     for y in (c[:, :2], np.c_[c[:, 0], c[:, 0]], np.ones([50, 2]), c[:1, :2]):
-        dist = tfpc.conditional_density(2, 3, num_coupling_layers=2,
+        dist = tfpc.conditional_density(2, 3, num_coupling_layers=1,
                                         hidden_layers=(8,), seed=0)
         dist.bijector.adapt(y, c[:len(y)])
-        log_prob = dist.log_prob(tf.cast(y, tf.float32),
-                                 bijector_kwargs={'conditions': c[:len(y)]})
-        assert np.all(np.isfinite(log_prob))
+        given = dist.given(tf.cast(c[:len(y)], tf.float32))
+        assert np.all(np.isfinite(op_by_op(given.log_prob, tf.cast(y, tf.float32))))
 
 
 @pytest.mark.parametrize('low,high', [
@@ -341,7 +339,7 @@ def test_supports_are_kept_and_counted(low, high):
 def test_density_on_a_support_fits_and_stays_inside(support, size):
     c = flows.normal([128, 3], dtype=tf.float32)
     y = support.forward(flows.normal([128, 2], 1, tf.float32) + c[:, :1])
-    dist = tfpc.conditional_density(size, 3, support=support, num_coupling_layers=2,
+    dist = tfpc.conditional_density(size, 3, support=support, num_coupling_layers=1,
                                     hidden_layers=(8,), seed=0)
     history = tfpc.fit(dist, y, c, epochs=2, verbose=False, seed=0)
     assert np.all(np.isfinite(history['loss']))

@@ -119,7 +119,7 @@ def test_a_random_flow_of_no_seed_is_the_same_map_before_and_after_its_weights(t
 
 
 def test_what_has_learnt_from_data_comes_back_with_its_weights(tmp_path):
-    dist = catalogue.get('density')(flows.base())
+    dist = catalogue.CATALOGUE['density'].factory()(flows.base())
     again = through_json(dist)
     assert not again.bijector.adapted
     path = tf.train.Checkpoint(dist=dist).save(str(tmp_path / 'weights'))

@@ -29,19 +29,20 @@ class Conditioner(tf.Module):
 
 
 MAKERS = {
-    'real_nvp': lambda: flows.flow(),
-    'real_nvp_additive': lambda: flows.flow(transformer='additive'),
     'nest': lambda: flows.flow(2, {'b': 2, 'a': 1}),
-    'coupling': lambda: flows.perturb(
-        tfpc.ConditionalCoupling(2, 3, dtype=tf.float64), scale=1.),
     'own_conditioner': lambda: tfpc.ConditionalCoupling(
         2, 3, conditioner=Conditioner(), dtype=tf.float64),
     'elementwise': lambda: flows.perturb(
-        tfpc.ConditionalElementwise(2, 3, dtype=tf.float64), scale=1.),
+        tfpc.ConditionalElementwise(2, 3, (4,), dtype=tf.float64), scale=1.),
     'chain': lambda: tfpc.ConditionalChain(
-        [tfb.Tanh(), flows.flow(), tfb.Permute([1, 0]), tfb.Invert(flows.flow(seed=5))]),
-    'condition': lambda: flows.flow().condition(C),
+        [tfb.Tanh(), coupling(), tfb.Permute([1, 0]), tfb.Invert(coupling(5))]),
+    'condition': lambda: coupling().condition(C),
 }
+
+
+def coupling(seed=0):
+    return flows.perturb(tfpc.ConditionalCoupling(
+        2, 3, hidden_layers=(4,), dtype=tf.float64, seed=seed), scale=1.)
 
 
 def _conditions(name):
@@ -55,47 +56,49 @@ def _same(a, b, kwargs):
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize('how', ['deepcopy', 'pickle', 'cloudpickle'])
 @pytest.mark.parametrize('name', MAKERS)
-def test_an_independent_copy_is_independent(name, how):
+def test_an_independent_copy_is_independent(name):
     bijector, kwargs = MAKERS[name](), _conditions(name)
     bijector.forward(X, **kwargs)      # so that there is something compiled to drop
-    clone = {'deepcopy': copy.deepcopy,
-             'pickle': lambda b: pickle.loads(pickle.dumps(b)),
-             'cloudpickle': lambda b: pickle.loads(cloudpickle.dumps(b))}[how](bijector)
-    assert clone is not bijector and clone != bijector
-    assert type(clone) is type(bijector) and clone.name == bijector.name
-    _same(clone, bijector, kwargs)
-    own = {v.ref() for v in bijector.trainable_variables}
-    assert len(clone.trainable_variables) == len(own)
-    assert not own & {v.ref() for v in clone.trainable_variables}
-    before = clone.forward(X, **kwargs)
-    for variable in bijector.trainable_variables:
-        variable.assign_add(tf.ones_like(variable))
-    np.testing.assert_array_equal(clone.forward(X, **kwargs), before)
-    with tf.GradientTape() as tape:
-        y = clone.forward(X, **kwargs)
-    assert all(g is not None for g in tape.gradient(y, clone.trainable_variables))
-    # The copy's variables are what the copy computes with.
-    for variable in clone.trainable_variables:
-        variable.assign_add(tf.ones_like(variable))
-    _same(clone, bijector, kwargs)
+    first = [v.numpy() for v in bijector.trainable_variables]
+    for how in (copy.deepcopy, lambda b: pickle.loads(pickle.dumps(b)),
+                lambda b: pickle.loads(cloudpickle.dumps(b))):
+        clone = how(bijector)
+        assert clone is not bijector and clone != bijector
+        assert type(clone) is type(bijector) and clone.name == bijector.name
+        with tf.GradientTape() as tape:
+            before = clone.forward(X, **kwargs)
+        assert all(g is not None
+                   for g in tape.gradient(before, clone.trainable_variables))
+        np.testing.assert_array_equal(before, bijector.forward(X, **kwargs))
+        own = {v.ref() for v in bijector.trainable_variables}
+        assert len(clone.trainable_variables) == len(own)
+        assert not own & {v.ref() for v in clone.trainable_variables}
+        for variable in bijector.trainable_variables:
+            variable.assign_add(tf.ones_like(variable))
+        np.testing.assert_array_equal(clone.forward(X, **kwargs), before)
+        # The copy's variables are what the copy computes with.
+        for variable in clone.trainable_variables:
+            variable.assign_add(tf.ones_like(variable))
+        _same(clone, bijector, kwargs)
+        for variable, value in zip(bijector.trainable_variables, first):
+            variable.assign(value)
 
 
-@pytest.mark.parametrize('how', [copy.copy, lambda b: b.copy(),
-                                 lambda b: b.copy(name='other')])
 @pytest.mark.parametrize('name', MAKERS)
-def test_a_shallow_copy_shares_variables_and_nothing_else(name, how):
+def test_a_shallow_copy_shares_variables_and_nothing_else(name):
     bijector, kwargs = MAKERS[name](), _conditions(name)
     bijector.forward(X, **kwargs)
-    clone = how(bijector)
-    assert clone != bijector
-    assert ([v.ref() for v in clone.trainable_variables]
-            == [v.ref() for v in bijector.trainable_variables])
-    _same(clone, bijector, kwargs)
+    clones = copy.copy(bijector), bijector.copy(name='other')
+    for clone in clones:
+        assert clone != bijector
+        assert ([v.ref() for v in clone.trainable_variables]
+                == [v.ref() for v in bijector.trainable_variables])
+        _same(clone, bijector, kwargs)
     for variable in bijector.trainable_variables:
         variable.assign_add(0.1 * tf.ones_like(variable))
-    _same(clone, bijector, kwargs)
+    for clone in clones:
+        _same(clone, bijector, kwargs)
     del bijector
     clone.forward(X, **kwargs)
 
@@ -148,18 +151,7 @@ def test_a_distribution_is_copied_around_a_copied_flow():
     np.testing.assert_array_equal(target.log_prob(X, **flows.given(C)), before)
 
 
-@pytest.mark.parametrize('name', sorted(set(MAKERS) - {'condition'}))
-def test_checkpoint_restores_bit_for_bit(name, tmp_path):
-    bijector, kwargs = MAKERS[name](), _conditions(name)
-    path = tf.train.Checkpoint(flow=bijector).write(str(tmp_path / 'ckpt'))
-    other = MAKERS[name]()
-    for variable in other.trainable_variables:
-        variable.assign_add(tf.ones_like(variable))
-    tf.train.Checkpoint(flow=other).read(path).assert_consumed()
-    _same(other, bijector, kwargs)
-
-
-@pytest.mark.parametrize('name', sorted(set(MAKERS) - {'condition', 'own_conditioner'}))
+@pytest.mark.parametrize('name', ['nest', 'chain'])
 def test_what_pickle_has_loaded_is_tracked_as_before(name, tmp_path):
     """TensorFlow tracks parts as attributes are set, and pickle sets none."""
     bijector, kwargs = MAKERS[name](), _conditions(name)
@@ -176,7 +168,7 @@ def test_an_exported_module_reproduces_log_prob_bit_for_bit(tmp_path):
     class Served(tf.Module):
         def __init__(self):
             super().__init__()
-            self.flow = flows.flow()
+            self.flow = coupling()
             self.dist = flows.dist(self.flow)
 
         @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.float64),

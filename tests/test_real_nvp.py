@@ -15,9 +15,9 @@ from tests import flows
 tfb, tfd = tfp.bijectors, tfp.distributions
 
 
-@pytest.mark.parametrize('transformer', ['affine', 'additive'])
-@pytest.mark.parametrize('event_size,layers', [(1, 2), (1, 5), (2, 2), (2, 8), (3, 2),
-                                               (3, 7), (8, 2), (8, 8)])
+# Of many layers and far out; few layers have an entry of the catalogue.
+@pytest.mark.parametrize('event_size,layers,transformer', [
+    (1, 5, 'affine'), (3, 7, 'additive'), (8, 8, 'affine')])
 def test_float64_round_trip_and_log_det(event_size, layers, transformer):
     flow = flows.flow(event_size, 3, layers, transformer=transformer)
 
@@ -46,10 +46,9 @@ def test_float64_round_trip_and_log_det(event_size, layers, transformer):
             np.testing.assert_array_equal(fldj, 0)
 
 
-@pytest.mark.parametrize('event_size,layers', [(1, 2), (2, 8), (8, 8)])
-def test_float32_round_trip(event_size, layers):
-    flow = flows.flow(event_size, 3, layers, dtype=tf.float32, scale=0.5)
-    x = flows.normal([64, event_size], dtype=tf.float32)
+def test_float32_round_trip():
+    flow = flows.flow(2, 3, 8, dtype=tf.float32, scale=0.5)
+    x = flows.normal([64, 2], dtype=tf.float32)
     c = flows.normal([64, 3], 1, dtype=tf.float32)
     y, fldj = flow.forward_and_log_det(x, conditions=c)
     back, ildj = flow.inverse_and_log_det(y, conditions=c)
@@ -58,19 +57,8 @@ def test_float32_round_trip(event_size, layers):
     np.testing.assert_allclose(fldj, -ildj, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize('dtype', [tf.float16, tf.bfloat16])
-def test_half_precision_runs(dtype):
-    flow = flows.flow(3, 2, 2, dtype=dtype, scale=0.3)
-    x = flows.normal([8, 3], dtype=dtype)
-    c = flows.normal([8, 2], 1, dtype=dtype)
-    y, fldj = flow.forward_and_log_det(x, conditions=c)
-    assert y.dtype == fldj.dtype == dtype
-    back = tf.cast(flow.inverse(y, conditions=c), tf.float32)
-    np.testing.assert_allclose(back, tf.cast(x, tf.float32), atol=0.1)
-
-
 @pytest.mark.parametrize('transformer', ['affine', 'additive'])
-@pytest.mark.parametrize('event_size', [1, 2, 3, 7, 11, 17, 21])
+@pytest.mark.parametrize('event_size', [1, 2, 7])
 def test_two_layers_transform_every_unit(event_size, transformer):
     flow = flows.flow(event_size, 2, 2, transformer=transformer)
     x = flows.normal([4, event_size])
@@ -82,10 +70,10 @@ def test_two_layers_transform_every_unit(event_size, transformer):
                          - other).max(0) > 1e-4)
 
 
-@pytest.mark.parametrize('transformer', ['affine', 'additive'])
-@pytest.mark.parametrize('event_size', [1, 2, 5])
+@pytest.mark.parametrize('event_size,transformer', [
+    (1, 'affine'), (5, 'affine'), (5, 'additive')])
 def test_a_new_flow_is_the_identity_for_every_condition(event_size, transformer):
-    flow = tfpc.ConditionalRealNVP(event_size, 3, transformer=transformer,
+    flow = tfpc.ConditionalRealNVP(event_size, 3, 2, transformer=transformer,
                                    dtype=tf.float64)
     x, c = flows.normal([6, event_size]), 100. * flows.normal([6, 3], 1)
     y, fldj = flow.forward_and_log_det(x, conditions=c)
@@ -141,11 +129,11 @@ def test_trainable_variables_are_counted_before_any_call_and_stay():
 @hypothesis.given(
     sample=st.lists(st.integers(1, 3), max_size=2),
     batch=st.lists(st.integers(1, 3), max_size=2),
-    ones=st.integers(0, 3), event_size=st.sampled_from([1, 2, 3]))
+    ones=st.integers(0, 3))
 @hypothesis.settings(max_examples=25)
-def test_batch_shapes_broadcast(sample, batch, ones, event_size):
+def test_batch_shapes_broadcast(sample, batch, ones):
     """`[sample..., batch..., D]` with `[batch..., S]`, some of them 1."""
-    flow = _SHAPE_FLOWS[event_size]
+    flow, event_size = _SHAPE_FLOW, 2      # Traced once for each pair of ranks.
     condition_batch = [1 if ones >> i & 1 else n for i, n in enumerate(batch)]
     x = flows.normal([*sample, *batch, event_size])
     c = flows.normal([*condition_batch, 3], 1)
@@ -171,7 +159,7 @@ def test_batch_shapes_broadcast(sample, batch, ones, event_size):
     assert wide_ildj.shape == condition_batch
 
 
-_SHAPE_FLOWS = {d: flows.flow(d, 3, 2) for d in (1, 2, 3)}
+_SHAPE_FLOW = flows.flow(hidden_layers=(4,))
 
 
 def test_event_ndims_sums_log_dets():
@@ -181,42 +169,6 @@ def test_event_ndims_sums_log_dets():
     total = flow.forward_log_det_jacobian(x, event_ndims=2, conditions=c)
     np.testing.assert_allclose(total, tf.reduce_sum(each, -1))
     assert flow.inverse_log_det_jacobian(x, event_ndims=3, conditions=c).shape == []
-
-
-@pytest.mark.parametrize('compile_', [
-    lambda f, *specs: tf.function(f, input_signature=specs),
-    lambda f, *specs: tf.function(f, jit_compile=True),
-    lambda f, *specs: tf.function(f, input_signature=specs, jit_compile=True),
-], ids=['graph', 'xla', 'xla_unknown_batch'])
-def test_modes_agree(compile_):
-    flow = flows.flow(3, 2, 4)
-    specs = (tf.TensorSpec([None, 3], tf.float64), tf.TensorSpec([None, 2], tf.float64))
-
-    @lambda f: compile_(f, *specs)
-    def pass_(x, c):
-        return (*flow.forward_and_log_det(x, conditions=c),
-                *flow.inverse_and_log_det(x, conditions=c))
-
-    for batch in (1, 4):
-        x, c = flows.normal([batch, 3]), flows.normal([batch, 2], 1)
-        eager = (*flow.forward_and_log_det(x, conditions=c),
-                 *flow.inverse_and_log_det(x, conditions=c))
-        for a, b in zip(eager, pass_(x, c)):
-            assert a.shape == b.shape
-            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-
-
-def test_eager_run_op_by_op_agrees():
-    flow = flows.flow()
-    x, c = flows.normal([4, 2]), flows.normal([4, 3])
-    compiled = flow.forward_and_log_det(x, conditions=c)
-    tf.config.run_functions_eagerly(True)
-    try:
-        plain = flow.forward_and_log_det(x, conditions=c)
-    finally:
-        tf.config.run_functions_eagerly(False)
-    for a, b in zip(compiled, plain):
-        np.testing.assert_allclose(a, b, rtol=1e-13)
 
 
 def test_eager_passes_are_traced_once_for_all_batch_sizes():
@@ -236,32 +188,9 @@ def test_eager_passes_are_traced_once_for_all_batch_sizes():
 class TestDistribution:
     """Through `tfd.TransformedDistribution`, with keywords."""
 
-    flow = flows.flow(2, 3, 4, scale=0.5)
+    flow = flows.flow(scale=0.5)
     dist = flows.dist(flow)
     c = flows.normal([5, 3], 1)
-
-    def test_log_prob_is_base_plus_log_det(self):
-        y = flows.normal([5, 2])
-        x, ildj = self.flow.inverse_and_log_det(y, conditions=self.c)
-        want = flows.base().log_prob(x) + ildj
-        log_prob = self.dist.log_prob(y, **flows.given(self.c))
-        np.testing.assert_allclose(log_prob, want, rtol=1e-12)
-        np.testing.assert_allclose(self.dist.prob(y, **flows.given(self.c)),
-                                   np.exp(want), rtol=1e-12)
-
-    def test_sample_and_log_prob(self):
-        y, log_prob = self.dist.experimental_sample_and_log_prob(
-            5, seed=1, **flows.given(self.c))
-        assert y.shape == [5, 2]
-        np.testing.assert_allclose(
-            self.dist.log_prob(tf.identity(y), **flows.given(self.c)), log_prob,
-            rtol=1e-9, atol=1e-9)
-
-    def test_conditions_matter(self):
-        y = flows.normal([5, 2])
-        for method in (lambda c: self.dist.log_prob(y, **flows.given(c)),
-                       lambda c: self.dist.sample(5, seed=1, **flows.given(c))):
-            assert np.all(np.abs(method(self.c) - method(self.c + 1.)) > 1e-4)
 
     def test_stock_chain_takes_them_nested_by_name(self):
         flow = flows.flow(scale=0.1)      # mild, lest tanh round to 1
@@ -340,21 +269,6 @@ class TestDistribution:
         assert np.isfinite(loss)
 
 
-def _grid_integral(event_size, transformer='affine'):
-    flow = flows.flow(event_size, 3, 4, transformer=transformer, scale=0.3)
-    dist = flows.dist(flow, event_size)
-    edges = np.linspace(-20., 20., 20001 if event_size == 1 else 1001)
-    grid = np.stack(np.meshgrid(*[edges] * event_size, indexing='ij'), -1)
-    prob = dist.prob(np.reshape(grid, [-1, event_size]),
-                     **flows.given(flows.normal([3], 3)))
-    return np.sum(prob) * (edges[1] - edges[0])**event_size
-
-
-@pytest.mark.parametrize('event_size', [1, 2])
-def test_density_integrates_to_one(event_size):
-    assert abs(_grid_integral(event_size) - 1.) < 1e-3
-
-
 class TestChain:
 
     def test_stock_and_conditional_parts_mix(self):
@@ -411,30 +325,6 @@ class TestChain:
 
 class TestOwnParts:
 
-    def test_own_transformer(self):
-
-        class Power(tfpc.Transformer):
-            """`y = sign(x) |x|^exp(p)`."""
-
-            num_parameters = 1
-
-            def forward_and_log_det(self, x, parameters):
-                power = tf.exp(parameters[..., 0, :])
-                y = tf.sign(x) * tf.abs(x)**power
-                return y, tf.math.log(power) + (power - 1) * tf.math.log(tf.abs(x))
-
-            def inverse_and_log_det(self, y, parameters):
-                power = tf.exp(-parameters[..., 0, :])
-                x = tf.sign(y) * tf.abs(y)**power
-                return x, tf.math.log(power) + (power - 1) * tf.math.log(tf.abs(y))
-
-        flow = flows.flow(3, 2, 4, transformer=Power())
-        x, c = flows.normal([5, 3]), flows.normal([5, 2], 1)
-        y, fldj = flow.forward_and_log_det(x, conditions=c)
-        back, ildj = flow.inverse_and_log_det(y, conditions=c)
-        np.testing.assert_allclose(back, x, rtol=1e-10)
-        np.testing.assert_allclose(fldj, -ildj, rtol=1e-10, atol=1e-12)
-
     @pytest.mark.parametrize('kind', ['module', 'closure', 'keras', 'tf_keras'])
     def test_variables_of_an_own_conditioner_are_tracked(self, kind):
         if kind == 'module':
@@ -473,8 +363,7 @@ class TestOwnParts:
                    for units, conditions in shapes)
 
     @pytest.mark.parametrize('mask', [
-        [True, False, True, False], [False, True, True, False],
-        [False, False, False, True], [True, True, True, False]])
+        [False, True, True, False], [True, True, True, False]])
     def test_any_mask(self, mask):
         layer = flows.perturb(tfpc.ConditionalCoupling(
             4, 2, mask=mask, hidden_layers=(8,), dtype=tf.float64), scale=1.)
@@ -483,20 +372,3 @@ class TestOwnParts:
         np.testing.assert_array_equal(tf.reduce_all(y == x, 0), mask)
         np.testing.assert_allclose(layer.inverse(tf.identity(y), conditions=c), x,
                                    rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize('transformer', ['affine', 'additive'])
-def test_gradients_reach_everything(transformer):
-    flow = flows.flow(3, {'a': 1, 'b': 2}, 3, transformer=transformer)
-    dist = flows.dist(flow, 3)
-    y = flows.normal([4, 3])
-    c = {'a': flows.normal([4, 1], 1), 'b': flows.normal([4, 2], 2)}
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch([y, c])
-        outputs = [dist.log_prob(y, **flows.given(c)),
-                   *dist.experimental_sample_and_log_prob(4, **flows.given(c))]
-    for output in outputs:
-        for source in [c['a'], c['b'], *flow.trainable_variables]:
-            gradient = tape.gradient(output, source)
-            assert gradient is not None and np.all(np.isfinite(gradient))
-    assert np.any(tape.gradient(outputs[0], y) != 0)

@@ -53,13 +53,12 @@ def through_fit(a, b, path):
 # Random permutations, by whatever restores variables.
 
 
-@pytest.mark.parametrize('seed', [None, 1])
-@pytest.mark.parametrize('how', [through_checkpoint, through_fit])
-@pytest.mark.parametrize('event_size,layers', [(4, 2), (4, 5)])
-def test_random_permutations_are_restored(how, seed, event_size, layers, tmp_path):
-    a = real_nvp(event_size, num_coupling_layers=layers, mixing='random', seed=None)
-    b = real_nvp(event_size, num_coupling_layers=layers, mixing='random', seed=seed)
-    x, c = flows.normal([5, event_size]), flows.normal([5, 3], 1)
+@pytest.mark.parametrize('how,layers,seed', [
+    (through_checkpoint, 5, None), (through_checkpoint, 2, 1), (through_fit, 2, None)])
+def test_random_permutations_are_restored(how, seed, layers, tmp_path):
+    a = real_nvp(num_coupling_layers=layers, mixing='random', seed=None)
+    b = real_nvp(num_coupling_layers=layers, mixing='random', seed=seed)
+    x, c = flows.normal([5, 4]), flows.normal([5, 3], 1)
     traced = tf.function(lambda: b.inverse_and_log_det(x, conditions=c))
     traced(), b.inverse(x, conditions=c)     # What is compiled must read them again.
     how(a, b, tmp_path)
@@ -67,8 +66,7 @@ def test_random_permutations_are_restored(how, seed, event_size, layers, tmp_pat
     np.testing.assert_allclose(traced()[0], a.inverse(x, conditions=c), rtol=1e-9)
 
 
-@pytest.mark.parametrize('event_size', [1, 2, 3, 8])
-@pytest.mark.parametrize('layers', [1, 2, 5])
+@pytest.mark.parametrize('event_size,layers', [(1, 2), (3, 1), (3, 2), (8, 3)])
 def test_random_halves_complement_each_other_and_a_new_flow_is_the_identity(
         event_size, layers):
     flow = tfpc.ConditionalRealNVP(event_size, 3, layers, (4,), mixing='random',

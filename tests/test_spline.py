@@ -1,5 +1,7 @@
 """`RationalQuadratic` against TFP's own spline, and at its edges."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -7,6 +9,7 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tests import flows
+from tfp_conditional.testing import values
 
 tfb, tfd = tfp.bijectors, tfp.distributions
 
@@ -61,8 +64,8 @@ def test_equals_stock_spline_with_gradients(spread):
 
 @pytest.mark.parametrize('name', ['forward_and_log_det', 'inverse_and_log_det'])
 def test_first_and_second_derivatives_are_those_of_differences(name):
-    arguments = [2. * flows.normal([6, 1], 2), flows.normal([6, 3 * BINS - 1, 1], 1)]
-    assert 0 < np.sum(np.abs(arguments[0]) > BOUND) < 6
+    arguments = [tf.constant([[0.4], [BOUND + 1.]], tf.float64),
+                 flows.normal([2, 3 * BINS - 1, 1], 1)]
 
     def total(*arguments):
         value, log_det = getattr(_spline(), name)(*arguments)
@@ -127,9 +130,9 @@ def test_finite_at_knots_bounds_and_beyond(dtype):
             np.testing.assert_array_equal(y.numpy()[outside], x.numpy()[outside])
 
 
-@pytest.mark.parametrize('mode', ['eager', 'graph', 'xla'])
-@pytest.mark.parametrize('dtype', [tf.bfloat16, tf.float16, tf.float32, tf.float64],
-                         ids=lambda dtype: dtype.name)
+@pytest.mark.parametrize('dtype,mode', [
+    *((dtype, mode) for dtype in (tf.bfloat16, tf.float16, tf.float32, tf.float64)
+      for mode in ('eager', 'graph')), (tf.bfloat16, 'xla'), (tf.float32, 'xla')])
 def test_batches_of_any_rank(dtype, mode):
     """Values and gradients are those of the same batch in one axis."""
     x, parameters = flows.normal([32, 2], 2), .3 * flows.normal([32, 3 * BINS - 1, 2])
@@ -146,7 +149,7 @@ def test_batches_of_any_rank(dtype, mode):
     if mode != 'eager':
         run = tf.function(run, autograph=False, jit_compile=mode == 'xla')
     tolerance = {'bfloat16': .3, 'float16': .05, 'float32': 1e-4}.get(dtype.name, 1e-9)
-    for rank in (5,) if mode == 'xla' else (0, 3, 4, 5):
+    for rank in (0, 3, 4, 5) if mode == 'eager' else (5,):
         batch = [2] * rank
         got = run(*(tf.cast(tf.reshape(tensor[:2**rank], [*batch, *tensor.shape[1:]]),
                             dtype) for tensor in (x, parameters)))
@@ -192,12 +195,11 @@ def test_float32_inverse_is_as_exact_as_its_argument():
     assert np.max(error) < 1e-6
 
 
-@pytest.mark.parametrize('event_size', [1, 3])
-def test_float32_round_trip_in_a_flow(event_size):
-    flow = flows.flow(event_size, 3, 4, dtype=tf.float32, scale=0.15,
+def test_float32_round_trip_in_a_flow():
+    flow = flows.flow(3, 3, 4, dtype=tf.float32, scale=0.15,
                       transformer='rational_quadratic')
-    x = tf.concat([flows.normal([500, event_size], dtype=tf.float32),
-                   7. * flows.normal([500, event_size], 1, dtype=tf.float32)], 0)
+    x = tf.concat([flows.normal([500, 3], dtype=tf.float32),
+                   7. * flows.normal([500, 3], 1, dtype=tf.float32)], 0)
     c = flows.normal([1000, 3], 2, dtype=tf.float32)
     y, fldj = flow.forward_and_log_det(x, conditions=c)
     assert np.max(np.abs(y - x)) > 0.05
@@ -206,28 +208,17 @@ def test_float32_round_trip_in_a_flow(event_size):
     np.testing.assert_allclose(fldj, -ildj, atol=1e-4)
 
 
-def test_float64_log_det_of_a_flow_is_that_of_its_jacobian():
-    flow = flows.flow(3, 2, 4, transformer='rational_quadratic')
-    x, c = 2. * flows.normal([20, 3]), flows.normal([20, 2], 1)
-    with tf.GradientTape() as tape:
-        tape.watch(x)
-        y, fldj = flow.forward_and_log_det(x, conditions=c)
-    np.testing.assert_allclose(
-        fldj, np.linalg.slogdet(tape.batch_jacobian(y, x))[1], atol=1e-9)
-    np.testing.assert_allclose(
-        flow.inverse(tf.identity(y), conditions=c), x, rtol=1e-9, atol=1e-9)
-
-
 class TestAngles:
     """`CircularRationalQuadratic`."""
 
     @staticmethod
-    def _dist(dtype=tf.float64, size=2, **kwargs):
+    @functools.cache
+    def _dist(dtype=tf.float64):
         flow = tfpc.ConditionalRealNVP(
-            size, 1, num_coupling_layers=2, hidden_layers=(8,), dtype=dtype, seed=0,
-            transformer='circular_rational_quadratic', **kwargs)
+            2, 1, num_coupling_layers=2, hidden_layers=(8,), dtype=dtype, seed=0,
+            transformer='circular_rational_quadratic')
         flows.perturb(flow, scale=0.5)
-        bound = tf.constant(np.pi, dtype) * tf.ones(size, dtype)
+        bound = tf.constant(np.pi, dtype) * tf.ones(2, dtype)
         return flow(tfd.Independent(tfd.Uniform(-bound, bound), 1))
 
     def test_is_the_identity_at_0(self):
@@ -238,9 +229,8 @@ class TestAngles:
             np.testing.assert_allclose(y, x, atol=1e-12)
             np.testing.assert_allclose(log_det, 0., atol=1e-12)
 
-    @pytest.mark.parametrize('mixing', ['alternate', 'random'])
-    def test_density_is_periodic_and_goes_on_across_the_cut(self, mixing):
-        given = self._dist(mixing=mixing).given([[0.3]])
+    def test_density_is_periodic_and_goes_on_across_the_cut(self):
+        given = self._dist().given([[0.3]])
         y = tf.constant(np.random.default_rng(1).uniform(-np.pi, np.pi, [50, 2]))
         log_prob = given.log_prob(y).numpy()
         assert np.std(log_prob) > 0.1
@@ -263,15 +253,13 @@ class TestAngles:
         dist = self._dist(dtype)
         flow, c = dist.bijector, tf.constant([[0.3]], dtype)
         x = tf.cast(tf.constant(np.random.default_rng(1).uniform(-np.pi, np.pi, [50, 2])), dtype)
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y, fldj = flow.forward_and_log_det(x, 1, conditions=c)
+        y, fldj = flow.forward_and_log_det(x, 1, conditions=c)
         assert np.all((y >= -np.pi) & (y < np.pi))
         back, ildj = flow.inverse_and_log_det(tf.identity(y), 1, conditions=c)
         np.testing.assert_allclose(np.cos(back - x), 1., atol=tolerance)
         np.testing.assert_allclose(fldj, -ildj, atol=100. * tolerance)
-        jacobian = tape.batch_jacobian(y, x)
-        np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], fldj,
+        matrix = values.jacobian(lambda x: flow.forward(x, conditions=c), x)
+        np.testing.assert_allclose(np.linalg.slogdet(matrix)[1], fldj,
                                    atol=100. * tolerance)
 
     def test_of_the_cut_itself_everything_is_finite(self):

@@ -87,13 +87,13 @@ def test_far_out_all_is_finite_and_goes_back(dtype):
         new.inverse_log_det_jacobian(tf.identity(y), 1), [0.] * 4)
 
 
-@pytest.mark.parametrize('degrees,most', [(1, 0.12), (2, 0.12), (3, 0.1)])
+@pytest.mark.parametrize('degrees,most', [(1, 0.12), (3, 0.1)])
 def test_a_density_of_heavy_tails(degrees, most):
     """Its mean and its worst row, where a Gaussian's tail costs hundreds of nats."""
     rng = np.random.default_rng(degrees)
     y, c = rng.standard_t(degrees, [3000, 1]), rng.normal(size=[3000, 1])
     test = rng.standard_t(degrees, [5000, 1])
-    dist = tfpc.conditional_density(1, 1, num_coupling_layers=2, hidden_layers=(16,),
+    dist = tfpc.conditional_density(1, 1, num_coupling_layers=1, hidden_layers=(16,),
                                     seed=0)
     tfpc.fit(dist, y, c, validation_split=0.1, epochs=20, seed=0, verbose=False)
     lost = stats.t(degrees).logpdf(test)[:, 0] - dist.log_prob(

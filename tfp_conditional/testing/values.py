@@ -42,17 +42,17 @@ def check_log_det(s):
     log_dets = {k: tf.broadcast_to(v, shape) for k, v in log_dets.items()}
     for function, value, name in ((s.forward, x, 'forward_log_det_jacobian(x)'),
                                   (s.inverse, y, '-inverse_log_det_jacobian(y)')):
-        jacobian = _jacobian(lambda v: function(v, c), value)
-        if jacobian.shape[-1] != jacobian.shape[-2]:
+        matrix = jacobian(lambda v: function(v, c), value)
+        if matrix.shape[-1] != matrix.shape[-2]:
             return 'the Jacobian is not square'
-        expected = np.linalg.slogdet(jacobian.astype(np.float64))[1]
+        expected = np.linalg.slogdet(matrix.astype(np.float64))[1]
         expected = expected if function == s.forward else -expected
-        s.close(log_dets[name], expected.astype(jacobian.dtype), name,
+        s.close(log_dets[name], expected.astype(matrix.dtype), name,
                 'the log-det of the autodiff Jacobian')
     s.close(*log_dets.values(), *log_dets)
 
 
-def _jacobian(function, value):
+def jacobian(function, value):
     """`[..., D', D]`, where the rows of a batch do not depend on each other."""
     # A tape for each unit: for a persistent one TensorFlow traces the gradients of
     # gradients of every compiled function too.
@@ -217,10 +217,10 @@ def check_dtype(s):
         return
     step = 1e-9
     for name, ask, value in (('forward', s.forward, x), ('inverse', s.inverse, y)):
-        jacobian = _jacobian(lambda v: ask(v, c), value)
+        matrix = jacobian(lambda v: ask(v, c), value)
         along = s.rng.normal(size=value.shape)
         moved = ask(value + step * along, c) - ask(value - step * along, c)
-        s.close(moved / (2 * step), np.einsum('...ij,...j', jacobian, along),
+        s.close(moved / (2 * step), np.einsum('...ij,...j', matrix, along),
                 f'The difference quotient of {name} over a step of {step}',
                 'the derivative (is a part of it float32?)', rtol=1e-4)
 
