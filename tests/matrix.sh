@@ -70,7 +70,7 @@ try() {
     environment=$(mktemp -d) log=$out/$name.log
     "$python" -m venv "$environment"
     if install "$environment/bin/python" "$@" > "$log" 2>&1; then
-        "$environment/bin/python" -m pytest -n 2 --dist loadgroup ${PYTEST:--m fast} \
+        "$environment/bin/python" -m pytest -n 2 --dist loadfile ${PYTEST:--m fast} \
             >> "$log" 2>&1 || failed=1
         result=$(grep -E '(passed|failed|error)' "$log" | tail -n 1 | sed 's/^=* *//; s/ *=*$//')
         versions=$("$environment/bin/python" - 2>> "$log" <<'PYTHON'

@@ -16,9 +16,6 @@ TENSORFLOW = ('hand-written TensorFlow', 'tfp_conditional',
               'stock class over the flow', 'stock TFP')
 PEERS = ('zuko', 'nflows', 'FlowJAX', 'normflows')
 
-# One run serves all tests of this file: they keep to one process.
-pytestmark = pytest.mark.xdist_group('benchmarks')
-
 
 def _run(script, out, *arguments):
     path = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]

@@ -432,6 +432,7 @@ SAVED = {
 def test_saves_loads_and_clones(k, name, tmp_path):
     layer = k.tfpk.FlowLayer(SAVED[name]())
     flow = layer.flow
+    assert len(layer.weights) == len(layer.distribution.variables)
     perturb(types.SimpleNamespace(variables=layer.distribution.trainable_variables))
 
     def new_input(size):
