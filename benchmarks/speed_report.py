@@ -60,8 +60,8 @@ def frames_of(results):
         theirs = calls[calls['name'].isin(PEERS)]
         eager = pd.concat([calls, theirs.assign(operation='given_' + theirs['operation'])])
         order = [*peers.CALLS, *peers.GIVEN]
-        frames['eager'] = eager[eager['operation'].isin(order) & [
-            way in EAGER for way in zip(eager['name'], eager['mode'])]].sort_values(
+        frames['eager'] = eager[eager['operation'].isin(order) & np.array([
+            way in EAGER for way in zip(eager['name'], eager['mode'])])].sort_values(
                 'operation', key=lambda x: x.map(order.index), kind='stable')
     if 'sweeps' in frames:
         couplings = matching(frames['sweeps'], sweep='num_layers')
