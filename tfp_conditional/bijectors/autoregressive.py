@@ -15,6 +15,7 @@ from tfp_conditional.core.types import Activation, DType, Seed, Sizes
 from tfp_conditional.networks import made
 from tfp_conditional.networks import mlp
 from tfp_conditional.networks.mlp import MLP
+from tfp_conditional.transformers import transformer as transformer_lib
 from tfp_conditional.transformers.transformer import Transformer
 
 
@@ -84,7 +85,7 @@ class ConditionalAutoregressive(bijector.ConditionalBijector):
         seed = seeds.resolve_seed(seed)
         parameters = dict(locals())
         self._transformer = coupling.get_transformer(transformer)
-        if getattr(self._transformer, 'num_features', 1) > 1:
+        if transformer_lib.num_features(self._transformer) > 1:
             raise ValueError(
                 f'`transformer` {type(self._transformer).__name__} must stand in a '
                 'coupling, as in `ConditionalRealNVP`: an autoregressive network sees '

@@ -17,6 +17,7 @@ from tfp_conditional.networks import network
 from tfp_conditional.networks.network import Conditioner
 from tfp_conditional.transformers import affine
 from tfp_conditional.transformers import spline
+from tfp_conditional.transformers import transformer as transformer_lib
 from tfp_conditional.transformers.transformer import Transformer
 
 TRANSFORMERS = {
@@ -56,9 +57,8 @@ class _ConditionedTransformer(bijector.ConditionalBijector):
         self._partition = Partition(mask)
         self._num_units = self.event_size - self._partition.num_masked
         output_size = self._num_units * self._transformer.num_parameters
-        # A transformer of the user's own may have no features.
-        num_seen = self._partition.num_masked * getattr(
-            self._transformer, 'num_features', 1)
+        num_seen = self._partition.num_masked * transformer_lib.num_features(
+            self._transformer)
         with tf.name_scope(self.name):
             if conditioner is None:
                 conditioner = mlp.MLP(hidden_layers, activation)

@@ -23,6 +23,7 @@ from tfp_conditional.core.types import DType, Seed, Sizes
 from tfp_conditional.flows import real_nvp
 from tfp_conditional.networks import residual
 from tfp_conditional.transformers import spline
+from tfp_conditional.transformers import transformer as transformer_lib
 
 tfd = tfp.distributions
 
@@ -154,7 +155,7 @@ def conditional_density(
 def _angles(size, condition_size, settings, entropy, common):
     """A flow of angles, of conditions that are standardized."""
     own = coupling.get_transformer(settings['transformer'])
-    if getattr(own, 'num_features', 1) == 1:
+    if transformer_lib.num_features(own) == 1:
         own = _CIRCULAR
     if settings.get('mixing') == 'linear':
         settings = {**settings, 'mixing': 'alternate'}
@@ -167,7 +168,7 @@ def _angles(size, condition_size, settings, entropy, common):
 def _others(size, condition_size, is_linear, has_conditioner, settings, entropy, common):
     """A flow of numbers: an elementwise layer, a regression, and couplings of residuals."""
     transformer = coupling.get_transformer(settings['transformer'])
-    if getattr(transformer, 'num_features', 1) > 1:
+    if transformer_lib.num_features(transformer) > 1:
         raise ValueError(
             f'`transformer` {type(transformer).__name__} is of angles, and columns are '
             'none unless `support` says so: give `support=[Circular(), ...]`, an entry '

@@ -13,6 +13,7 @@ from tfp_conditional.core import seeds
 from tfp_conditional.core.types import Activation, DType, Seed, Sizes
 from tfp_conditional.flows import stack
 from tfp_conditional.networks.network import Conditioner
+from tfp_conditional.transformers import transformer as transformer_lib
 from tfp_conditional.transformers.transformer import Transformer
 
 MIXING = ('alternate', 'reverse', 'random', 'linear')
@@ -104,7 +105,7 @@ class ConditionalRealNVP(chain.ConditionalChain):
         stack.check_mixing(mixing, MIXING)
         transformer = stack.limited(
             transformer, count if event_size == 1 else (count + 1) // 2)
-        num_features = getattr(transformer, 'num_features', 1)
+        num_features = transformer_lib.num_features(transformer)
         if num_features > 1 and (mixing == 'linear' or act_norm or conditional_base):
             raise ValueError(
                 f'Angles, of {type(transformer).__name__}, must not be scaled: give '

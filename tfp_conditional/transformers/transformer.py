@@ -42,6 +42,11 @@ class Transformer(abc.ABC):
         return units
 
 
+def num_features(transformer):
+    """Its `num_features`; one of the user's own may say nothing of them, and has 1."""
+    return getattr(transformer, 'num_features', 1)
+
+
 def soften(x, linear_range):
     """`r asinh(x / r)`: x near 0, logarithmic beyond `linear_range`, odd, smooth.
 
