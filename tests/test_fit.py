@@ -598,8 +598,9 @@ def test_early_stopping_restores_the_best():
 
 
 @pytest.mark.parametrize('more, epochs', [
-    ({}, 2), ({'ema_decay': .9}, 2), ({'patience': None}, 20),
-    ({'patience': None, 'epochs': 150}, 50)], ids=str)
+    ({}, 2), ({'ema_decay': .9}, 2), ({'patience': None, 'batch_size': 4}, 20),
+    ({'patience': None, 'batch_size': 4, 'epochs': 150}, 50), ({'patience': None}, 30)],
+                         ids=str)
 def test_weights_from_before_the_first_epoch_may_be_the_best(more, epochs):
     dist = flow_dist()
     before = values(dist)

@@ -424,8 +424,8 @@ SAVED = {
     **{name: functools.partial(
         lambda name: (flow := catalogue.CATALOGUE[name].factory())(
             flows.base(flow.event_size)), name)
-       for name in ('real_nvp_dict', 'chain_permute_shift',
-                    'masked_autoregressive_flow_linear_act_norm_film')}}
+       for name in ('coupling_additive_dict', 'chain_permute_shift',
+                    'masked_autoregressive_flow')}}
 
 
 @pytest.mark.parametrize('name', SAVED)

@@ -28,9 +28,6 @@ from tfp_conditional.fitting.workers import Workers
 # Of so few, without validation, a fit of the defaults is 4 nats from the optimum
 # where one with a fifth held out is 0.3 from it.
 _FEW_ROWS = 50
-# Steps of an epoch. In 900 rows with a box prior, D = 1, a fit that 100 others may end
-# after a third of the epochs is 0.079 nats from the optimum, and else 0.060.
-_FEW_STEPS = 10
 _ELSEWHERE = 2.   # Nats per dimension worse than a Gaussian: of another scale or place.
 
 
@@ -111,9 +108,9 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
         cosine from `learning_rate` to 0 in `epochs`, which decays matrices only.
       learning_rate: of the default optimizer; `None` is 5e-3.
       weight_decay: of the default optimizer, decoupled: at each step matrices shrink
-        by the fraction rate * decay. `None` is 16 max(D, 2) / S, for events of D
-        numbers and S steps an epoch, but at least 0.4 and at most 20: few rows of many
-        dimensions are soon learnt by heart.
+        by the fraction rate * decay. `None` is 16 D / S, for events of D numbers and S
+        steps an epoch, of one number as of two where S is at most 10; but at least 0.4
+        and at most 20: few rows of many dimensions are soon learnt by heart.
       clip_norm: greatest global norm of a gradient, or `None`.
       patience: `int`, epochs without a better `val_loss` before stopping; `None` is
         20 where there is validation, and for the default optimizer at least a third
@@ -195,9 +192,10 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
                 weight_decay = optimizer_lib.default_weight_decay(
                     dist.event_shape.num_elements() or 1, num_steps)
             # Until its cosine falls, a high rate may hide for long what is learnt, and
-            # so does chance from the few rows that validate so few.
-            patience = patience or max(PATIENCE, epochs if num_steps <= _FEW_STEPS
-                                       else epochs // 3)
+            # so does chance where few rows validate: of 900 with a box prior, D = 1, and
+            # 100 that validate, a third loses 0.02 nats.
+            patience = patience or max(
+                PATIENCE, epochs if num_steps <= optimizer_lib.FEW_STEPS else epochs // 3)
             make = functools.partial(optimizer_lib.FlatAdamW, num_steps * epochs,
                                      learning_rate, weight_decay)
         else:

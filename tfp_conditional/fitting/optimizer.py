@@ -15,16 +15,18 @@ import tf_keras
 LEARNING_RATE, LEAST_DECAY = 5e-3, 0.4
 # What a fit decays by altogether grows with the size of events, not with its steps:
 # on priors with edges or tails, D = 2 to 20 and 300 to 10,000 rows, about this is best,
-# and 0.4 for all costs up to 1.5 nats; D = 1 needs what D = 2 does. More than the most
-# would undo a step.
+# and 0.4 for all costs up to 1.5 nats. More than the most would undo a step. Of D = 1
+# few rows need what those of D = 2 do, and 3000 lose by it.
 DECAY_BY_SIZE, MOST_DECAY = 16., 20.
+FEW_STEPS = 10   # Of an epoch.
 NOT_FINITE = 'fit met a loss or gradient that is not finite'
 
 
 def default_weight_decay(event_size, num_steps):
-    """`16 max(D, 2) / num_steps`, of the steps of an epoch, between 0.4 and 20."""
-    return min(max(DECAY_BY_SIZE * max(event_size, 2) / num_steps, LEAST_DECAY),
-               MOST_DECAY)
+    """`16 D / num_steps`, of the steps of an epoch, between 0.4 and 20; see `fit`."""
+    if num_steps <= FEW_STEPS:
+        event_size = max(event_size, 2)
+    return min(max(DECAY_BY_SIZE * event_size / num_steps, LEAST_DECAY), MOST_DECAY)
 
 
 class KerasOptimizer:
