@@ -177,3 +177,13 @@ def test_round_trip_runs(tmp_path):
     for _, there_and_back, back_and_there, *_ in ours:
         assert float(there_and_back) < 0.1
         assert float(back_and_there) < 0.1
+
+
+def test_serving_runs(tmp_path):
+    process = _run('serving.py', tmp_path, '--layers', '1', '--seconds', '0.1')
+    assert process.returncode == 0, process.stderr
+    lines = (tmp_path / 'serving.md').read_text(encoding='utf-8').splitlines()
+    rows = [[float(cell) for cell in line.split('|')[2:-1]] for line in lines
+            if line.startswith(('| log_prob', '| sample_and_log_prob'))]
+    assert [batch for batch, *_ in rows] == [1, 256] * 2
+    assert all(time > 0. for _, *times in rows for time in times)
