@@ -166,15 +166,15 @@ def tarp(dist: tfp.distributions.Distribution, targets: TensorLike,
         entropy = seed = seeds.resolve_seed(seed)
         references = np.random.default_rng((*entropy, 2)).uniform(
             y.min(0), y.max(0), y.shape)
-    references = conditions_lib.as_tensor(references, dist.dtype, 'references')
-    if references.shape != y.shape:
+    points = conditions_lib.as_tensor(references, dist.dtype, 'references')
+    if points.shape != y.shape:
         raise ValueError('`references` must have the shape of `targets`, '
-                         f'{list(y.shape)}; got {references.shape.as_list()}.')
-    conditions_lib.check_finite_rows(references, 'references')
+                         f'{list(y.shape)}; got {points.shape.as_list()}.')
+    conditions_lib.check_finite_rows(points, 'references')
     ranks = _ranks(dist, targets, conditions, num_samples, seed, verbose,
                    lambda y, _, r: tf.reduce_sum(((y - r) / scale)**2, -1,
                                                  keepdims=True),
-                   references, log_prob=False)
+                   points, log_prob=False)
     return uniformity.levels_of(ranks[:, 0], num_samples, seed)
 
 
