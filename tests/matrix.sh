@@ -72,7 +72,7 @@ try() {
     if install "$environment/bin/python" "$@" > "$log" 2>&1; then
         "$environment/bin/python" -m pytest -n 2 --dist loadfile ${PYTEST:--m fast} \
             >> "$log" 2>&1 || failed=1
-        result=$(grep -E '(passed|failed|error)' "$log" | tail -n 1 | sed 's/^=* *//; s/ *=*$//')
+        result=$(grep -E '[0-9]+ (passed|failed|error)' "$log" | tail -n 1 | sed 's/^=* *//; s/ *=*$//')
         versions=$("$environment/bin/python" - 2>> "$log" <<'PYTHON'
 import platform, importlib.metadata as metadata
 def version(*names):
