@@ -1,7 +1,10 @@
 """The python blocks of docstrings and pages, and how they are run."""
 
+import ctypes
+import gc
 import pathlib
 import re
+import sys
 import textwrap
 
 import tfp_conditional as tfpc
@@ -25,4 +28,10 @@ def make_defaults_small(monkeypatch):
 
 def run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, '<example>', 'exec'), {'__name__': 'example'})
+    try:
+        exec(compile(block, '<example>', 'exec'), {'__name__': 'example'})
+    finally:
+        # A page leaves what it made in cycles, and the C library keeps what is freed.
+        gc.collect()
+        if sys.platform == 'linux':
+            getattr(ctypes.CDLL(None), 'malloc_trim', lambda _: None)(0)
