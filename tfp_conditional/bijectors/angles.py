@@ -13,6 +13,7 @@ from tfp_conditional.bijectors import coupling
 from tfp_conditional.bijectors import settings
 from tfp_conditional.bijectors import unconditional
 from tfp_conditional.core import bijector as bijector_lib
+from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core.one_pass import FORWARD, INVERSE
 from tfp_conditional.core.types import Conditions, DType, TensorLike
 from tfp_conditional.transformers import spline
@@ -175,9 +176,5 @@ class AnglesFirst(bijector_lib.ConditionalBijector):
         return tf.concat([angles, others], axis=-1), log_det + more
 
     def _with(self, angles, conditions):
-        batch = tf.shape(angles)[:-1]
-        conditions = tf.nest.map_structure(
-            lambda leaf: tf.ensure_shape(
-                tf.broadcast_to(leaf, tf.concat([batch, leaf.shape[-1:]], 0)),
-                angles.shape[:-1] + leaf.shape[-1:]), conditions)
+        conditions = conditions_lib.expand(conditions, angles)
         return conditions, tf.concat([tf.cos(angles), tf.sin(angles)], -1)

@@ -129,9 +129,7 @@ def conformal_regions(dist: tfp.distributions.Distribution, targets: TensorLike,
     """
     targets, conditions = ranks.checked(dist, targets, conditions)
     count = conditions_lib.positive_int(num_samples, 'num_samples')
-    levels = np.atleast_1d(np.asarray(levels, np.float64))
-    if levels.ndim != 1 or not levels.size or not np.all((levels > 0) & (levels < 1)):
-        raise ValueError(f'`levels` must be numbers in (0, 1); got {levels.tolist()}.')
+    levels = conditioned.checked_levels(levels)
     places = np.ceil((len(targets) + 1) * levels - 1e-9).astype(int)
     if np.max(places) > len(targets):
         most = np.max(levels)

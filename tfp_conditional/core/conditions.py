@@ -365,6 +365,18 @@ def _copy_sizes(size, label):
     return positive_int(size, label)
 
 
+def expand(conditions, units):
+    """Conditions, vectors, with the whole batch shape of `units [..., D]`."""
+    batch = units.shape[:-1]
+
+    def expanded(leaf):
+        if batch.is_fully_defined() and leaf.shape[:-1] == batch:
+            return leaf
+        shape = tf.concat([tf.shape(units)[:-1], tf.shape(leaf)[-1:]], 0)
+        return tf.ensure_shape(tf.broadcast_to(leaf, shape), batch + leaf.shape[-1:])
+    return tf.nest.map_structure(expanded, conditions)
+
+
 def _common_batch(leaves, event_ranks):
     """Leaves broadcast to one batch shape, which they mostly share already."""
     ranks = [leaf.shape.rank - rank for leaf, rank in zip(leaves, event_ranks)]

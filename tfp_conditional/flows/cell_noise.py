@@ -8,6 +8,7 @@ import tensorflow_probability as tfp
 from tfp_conditional.bijectors import chain
 from tfp_conditional.bijectors import standardize
 from tfp_conditional.core import _tfp
+from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core.one_pass import FORWARD
 from tfp_conditional.flows import real_nvp
 from tfp_conditional.networks import residual
@@ -78,8 +79,7 @@ class CellNoise(_tfp.Picklable, tf.Module):
         if self._flow is None:
             return u, tf.zeros([], self.dtype)
         z = tf.math.ndtri(tf.clip_by_value(u, 1e-7, 1. - 1e-7))
-        leaves = [tf.broadcast_to(leaf, tf.concat(
-            [tf.shape(y)[:-1], leaf.shape[-1:]], 0)) for leaf in leaves]
+        leaves = conditions_lib.expand(leaves, y)
         u, log_det = self._flow.exact_pass(
             FORWARD, z, *(leaves if self._sees_conditions else ()), y)
         log_q = tf.reduce_sum(-0.5 * z**2, -1) - self.num_noisy * (

@@ -5,6 +5,7 @@ import copy
 import tensorflow as tf
 
 from tfp_conditional.core import _tfp
+from tfp_conditional.core import conditions as conditions_lib
 
 
 class CustomConditioner(_tfp.Picklable, tf.Module):
@@ -30,14 +31,7 @@ class CustomConditioner(_tfp.Picklable, tf.Module):
     def __call__(self, units, conditions):
         # A network of the user's, which mostly concatenates, need not know that
         # conditions may have a smaller batch shape.
-        batch = tf.shape(units)[:-1]
-        conditions = tf.nest.map_structure(
-            lambda leaf: leaf if (units.shape[:-1].is_fully_defined()
-                                  and leaf.shape[:-1] == units.shape[:-1])
-            else tf.ensure_shape(
-                tf.broadcast_to(leaf, tf.concat([batch, tf.shape(leaf)[-1:]], 0)),
-                units.shape[:-1] + leaf.shape[-1:]),
-            conditions)
+        conditions = conditions_lib.expand(conditions, units)
         parameters = self._conditioner(units, conditions)
         want = units.shape[:-1] + [self._output_size]
         if not tf.is_tensor(parameters):

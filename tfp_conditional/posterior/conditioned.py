@@ -11,6 +11,14 @@ from tfp_conditional.core.progress import progress
 EVENTS = 2**15         # Samples that meet the network at once.
 
 
+def checked_levels(levels):
+    """Probabilities of regions as an array `[K]`."""
+    levels = np.atleast_1d(np.asarray(levels, np.float64))
+    if levels.ndim != 1 or not levels.size or not np.all((levels > 0) & (levels < 1)):
+        raise ValueError(f'`levels` must be numbers in (0, 1); got {levels.tolist()}.')
+    return levels
+
+
 class Conditioned:
     """A distribution, and its conditions with one batch axis, of N rows.
 

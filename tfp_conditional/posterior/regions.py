@@ -87,9 +87,7 @@ def highest_density_regions(dist: tfp.distributions.Distribution,
     """
     subject = conditioned.Conditioned(dist, conditions, seed)
     count = conditions_lib.positive_int(num_samples, 'num_samples', least=2)
-    levels = np.atleast_1d(np.asarray(levels, np.float64))
-    if levels.ndim != 1 or not levels.size or not np.all((levels > 0) & (levels < 1)):
-        raise ValueError(f'`levels` must be numbers in (0, 1); got {levels.tolist()}.')
+    levels = conditioned.checked_levels(levels)
     needed = int(np.ceil(10 / (1 - levels.max()) - 1e-6))
     if count < needed:
         raise ValueError(f'`num_samples` must be at least {needed}, ten beyond a level '
