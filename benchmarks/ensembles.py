@@ -11,14 +11,10 @@ half of the fresh rows, on the other half. CPU seconds are those of the first me
 and of each later one, by one thread. What is in `DIR/runs` already is not run again.
 """
 
-import os
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+import processes
 
-# pylint: disable=wrong-import-position
-import argparse
 import itertools
 import json
-import pathlib
 import time
 
 import numpy as np
@@ -114,13 +110,11 @@ def summary(results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', maxsplit=1)[0])
-    parser.add_argument('--out', type=pathlib.Path, required=True)
-    parser.add_argument('--tasks', nargs='+', choices=tasks.TASKS, default=NAMES)
-    parser.add_argument('--rows', nargs='+', type=int, default=[1000, 10_000])
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1])
-    parser.add_argument('--quick', action='store_true', help='one epoch of small flows')
-    arguments = parser.parse_args()
+    arguments = processes.options(
+        __doc__, out=processes.OUT, tasks=tasks.TASKS, rows=[1000, 10_000], seeds=[0, 1],
+        quick=False)
+    if arguments.tasks == list(tasks.TASKS):
+        arguments.tasks = NAMES             # The others only where asked for.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     runs = arguments.out / 'runs'

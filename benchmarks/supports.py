@@ -7,16 +7,19 @@ known, and writes the mean of log p - log q over new draws, in nats per event, t
 DIR/supports.md: 0 is exact, and less than 0 a chance of the draws.
 """
 
-import argparse
-import os
-import pathlib
+import processes
 
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+from collections.abc import Callable
+import dataclasses
+import itertools
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tensorflow_probability as tfp
+import tqdm
 
+import report
 import tfp_conditional as tfpc
 
 tfd = tfp.distributions
@@ -24,98 +27,50 @@ tfd = tfp.distributions
 TEST_ROWS = 10_000
 
 
-class VonMises:
-    """Angles: theta ~ VonMises(2 c_1 + c_2, exp(1 + c_2 / 2))."""
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Columns y_1 ~ first(c) and, if there is a second, y_2 ~ second(y_1, c)."""
 
-    size = 1
-    circle = [tfpc.Circular()]
-    plain = [None]
+    first: Callable[..., tfd.Distribution]
+    second: Callable[..., tfd.Distribution] | None = None
+    circle: list | None = None       # What it is as a `support`.
+    cells: dict | None = None        # What it is as a `Quantized`.
+    wraps: bool = False              # Samples, to [-pi, pi).
 
-    def theta(self, c):
-        return tfd.VonMises(2. * c[:, 0] + c[:, 1], np.exp(1. + c[:, 1] / 2.))
-
-    def draw(self, c, seed):
-        return self.theta(c).sample(seed=seed).numpy()[:, np.newaxis]
-
-    def log_prob(self, y, c):
-        return self.theta(c).log_prob(y[:, 0]).numpy()
-
-
-class VonMisesNormal(VonMises):
-    """An angle and a number: theta as above, x ~ N(2 cos(theta - c_1), 0.3^2)."""
-
-    size = 2
-    circle = [tfpc.Circular(), None]
-    plain = [None, None]
-
-    def number(self, theta, c):
-        return tfd.Normal(2. * np.cos(theta - c[:, 0]), np.float64(0.3))
+    @property
+    def size(self):
+        return 1 if self.second is None else 2
 
     def draw(self, c, seed):
-        theta = self.theta(c).sample(seed=seed).numpy()
-        x = self.number(theta, c).sample(seed=seed + 1).numpy()
-        return np.stack([theta, x], -1)
+        y = self.first(c).sample(seed=seed).numpy()[:, np.newaxis]
+        if self.second is not None:
+            second = self.second(y[:, 0], c).sample(seed=seed + 1).numpy()
+            y = np.stack([y[:, 0], second], -1)
+        return np.mod(y + np.pi, 2. * np.pi) - np.pi if self.wraps else y
 
     def log_prob(self, y, c):
-        return (self.theta(c).log_prob(y[:, 0])
-                + self.number(y[:, 0], c).log_prob(y[:, 1])).numpy()
+        log_prob = self.first(c).log_prob(y[:, 0])
+        if self.second is not None:
+            log_prob += self.second(y[:, 0], c).log_prob(y[:, 1])
+        return log_prob.numpy()
 
 
-class Torus(VonMises):
-    """Two angles: theta as above, phi ~ VonMises(2 theta + c_1, 3)."""
-
-    size = 2
-    circle = [tfpc.Circular()] * 2
-    plain = [None] * 2
-
-    def second(self, theta, c):
-        return tfd.VonMises(2. * theta + c[:, 0], np.float64(3.))
-
-    def draw(self, c, seed):
-        theta = self.theta(c).sample(seed=seed).numpy()
-        phi = self.second(theta, c).sample(seed=seed + 1).numpy()
-        return np.mod(np.stack([theta, phi], -1) + np.pi, 2. * np.pi) - np.pi
-
-    def log_prob(self, y, c):
-        return (self.theta(c).log_prob(y[:, 0])
-                + self.second(y[:, 0], c).log_prob(y[:, 1])).numpy()
+def angle(c):
+    return tfd.VonMises(2. * c[:, 0] + c[:, 1], np.exp(1. + c[:, 1] / 2.))
 
 
-ANGLES = {'von Mises': VonMises(), 'von Mises × normal': VonMisesNormal(),
-          'two angles': Torus()}
+def count(c):
+    return tfd.Poisson(log_rate=1. + c[:, 0])
 
 
-class Counts:
-    """Poisson counts of mean exp(1 + c_1)."""
-
-    size = 1
-    cells = dict(step=1., low=0.)
-
-    def count(self, c):
-        return tfd.Poisson(log_rate=1. + c[:, 0])
-
-    def draw(self, c, seed):
-        return self.count(c).sample(seed=seed).numpy()[:, np.newaxis]
-
-    def log_prob(self, y, c):
-        return self.count(c).log_prob(y[:, 0]).numpy()
-
-
-class TwoCounts(Counts):
-    """Two counts: y_1 as above, y_2 ~ Poisson(1 + y_1 exp(c_2 / 2) / 2)."""
-
-    size = 2
-
-    def second(self, y, c):
-        return tfd.Poisson(1. + y * np.exp(c[:, 1] / 2.) / 2.)
-
-    def draw(self, c, seed):
-        y = self.count(c).sample(seed=seed).numpy()
-        return np.stack([y, self.second(y, c).sample(seed=seed + 1).numpy()], -1)
-
-    def log_prob(self, y, c):
-        return (self.count(c).log_prob(y[:, 0])
-                + self.second(y[:, 0], c).log_prob(y[:, 1])).numpy()
+ANGLES = {
+    'von Mises': Known(angle, circle=[tfpc.Circular()]),
+    'von Mises × normal': Known(
+        angle, lambda theta, c: tfd.Normal(2. * np.cos(theta - c[:, 0]), np.float64(0.3)),
+        circle=[tfpc.Circular(), None]),
+    'two angles': Known(
+        angle, lambda theta, c: tfd.VonMises(2. * theta + c[:, 0], np.float64(3.)),
+        circle=[tfpc.Circular()] * 2, wraps=True)}
 
 
 class Rounded:
@@ -154,8 +109,12 @@ class Zeros:
                         -np.logaddexp(0., -c[:, 0]))
 
 
-CELLS = {'counts': Counts(), 'rounded to 0.5': Rounded(), 'zeros, else gamma': Zeros(),
-         'two counts': TwoCounts()}
+CELLS = {
+    'counts': Known(count, cells=dict(step=1., low=0.)),
+    'rounded to 0.5': Rounded(), 'zeros, else gamma': Zeros(),
+    'two counts': Known(
+        count, lambda y, c: tfd.Poisson(1. + y * np.exp(c[:, 1] / 2.) / 2.),
+        cells=dict(step=1., low=0.))}
 
 
 def gap(task, make, rows, epochs, seed):
@@ -171,63 +130,43 @@ def gap(task, make, rows, epochs, seed):
     return np.mean(task.log_prob(y[rows:], c[rows:]) - log_prob.numpy())
 
 
-def angles(arguments):
-    """Rows of the table of circles."""
-    for name, task in ANGLES.items():
-        for rows in arguments.rows:
-            yield [name, rows] + [
-                [gap(task, lambda seed: tfpc.conditional_density(
-                    task.size, 2, support=support, seed=seed), rows, arguments.epochs,
-                     seed) for seed in range(arguments.seeds)]
-                for support in (task.circle, task.plain)]
+def angles(task):
+    """Column of the table -> what makes a density of a seed."""
+    return {label: lambda seed, support=support: tfpc.conditional_density(
+        task.size, 2, support=support, seed=seed) for label, support in [
+            ('`Circular()`', task.circle), ('`None`', [None] * task.size)]}
 
 
-def cells(arguments):
-    """Rows of the table of cells: those of one column are exact, whatever the noise."""
-    for name, task in CELLS.items():
-        for rows in arguments.rows:
-            yield [name, rows] + [
-                [gap(task, lambda seed: tfpc.Quantized(
-                    tfpc.conditional_density(task.size, 2, seed=seed), noise=noise,
-                    seed=seed, **task.cells), rows, arguments.epochs, seed)
-                 for seed in range(arguments.seeds)]
-                for noise in (['uniform', 'variational'] if task.size > 1 else
-                              ['uniform'])]
+def cells(task):
+    """The same; those of one column are exact, whatever the noise."""
+    return {label: lambda seed, noise=noise: tfpc.Quantized(
+        tfpc.conditional_density(task.size, 2, seed=seed), noise=noise, seed=seed,
+        **task.cells) for label, noise in [
+            ('`Quantized`', 'uniform'), ("`noise='variational'`", 'variational')
+        ][:task.size]}
 
 
-def table(title, columns, rows):
-    """Markdown of a table, as it is made."""
-    yield f'\n## {title}\n\n| | rows | {" | ".join(columns)} |'
-    yield '| --- | --: |' + ' --: |' * len(columns)
-    for name, count, *gaps in rows:
-        cells = [f'{np.mean(x):.3f} ± {np.std(x):.3f}' if len(x) > 1 else f'{x[0]:.3f}'
-                 for x in gaps]
-        cells += [''] * (len(columns) - len(cells))
-        yield f'| {name} | {count} | {" | ".join(cells)} |'
+TABLES = {'circles': (ANGLES, angles), 'cells': (CELLS, cells)}
 
 
-def main(arguments):
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with open(arguments.out / 'supports.md', 'w') as file:
-        def write(line):
-            print(line, flush=True)
-            file.write(line + '\n')
-
-        write('# Supports\n\nThe mean of log p - log q over new draws, in nats per event, '
-              f'and its deviation over {arguments.seeds} runs.')
-        for title, columns, rows in [
-                ('Circles', ['`Circular()`', '`None`'], angles(arguments)),
-                ('Cells', ['`Quantized`', "`noise='variational'`"], cells(arguments))]:
-            if title.lower() in arguments.tables:
-                for line in table(title, columns, rows):
-                    write(line)
+def main():
+    arguments = processes.options(
+        __doc__, out=processes.OUT, tables=TABLES, rows=[1000, 10_000], epochs=100, seeds=3)
+    parts = ['The mean of log p - log q over new draws, in nats per event, and its deviation '
+             f'over {arguments.seeds} runs.\n']
+    for title in arguments.tables:
+        known, makes = TABLES[title]
+        frame = pd.DataFrame([
+            {'task': name, 'rows': rows, 'column': column, 'gap': gap(
+                known[name], make, rows, arguments.epochs, seed)}
+            for name, rows, seed in tqdm.tqdm(list(itertools.product(
+                known, arguments.rows, range(arguments.seeds))), title)
+            for column, make in makes(known[name]).items()])
+        parts += [f'## {title.capitalize()}\n', report.pivot(
+            frame, ['task', 'rows'], 'column', 'gap', report.spread)]
+    print(report.write(arguments.out / 'supports.md', 'Supports', *parts,
+                       environment=report.environment()))
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--out', type=pathlib.Path, required=True)
-    parser.add_argument('--tables', nargs='+', default=['circles', 'cells'])
-    parser.add_argument('--rows', type=int, nargs='+', default=[1000, 10_000])
-    parser.add_argument('--epochs', type=int, default=100)
-    parser.add_argument('--seeds', type=int, default=3)
-    main(parser.parse_args())
+    main()
