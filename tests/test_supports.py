@@ -11,6 +11,7 @@ import tensorflow_probability as tfp
 
 import tfp_conditional as tfpc
 from tests import flows
+from tfp_conditional import calibration, posterior
 from tfp_conditional.bijectors import angles as angles_lib
 
 tfb, tfd = tfp.bijectors, tfp.distributions
@@ -363,6 +364,13 @@ REFUSALS = {
         lambda: fit(tfpc.Quantized(plain(2, tfpc.support_bijector(
             [0.8, -np.inf], dtype=tf.float64)), 1.), np.tile(ROWS, 2)), ValueError,
         'must lie in the support'),
+    'the mode of cells': (
+        lambda: posterior.mode(tfpc.Quantized(plain(), 1.), ONES, verbose=False), TypeError,
+        'a density everywhere'),
+    'latents of cells': (
+        lambda: calibration.local_classifier_two_sample_test(
+            tfpc.Quantized(plain(), 1.), ROWS, ONES, ONES[:1], verbose=False), TypeError,
+        'a density everywhere'),
 }
 
 

@@ -9,6 +9,7 @@ import tensorflow_probability as tfp
 
 from tfp_conditional.calibration import ranks as ranks_lib
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core import seeds
 from tfp_conditional.core.progress import progress
 from tfp_conditional.core.types import Conditions, TensorLike
@@ -121,6 +122,7 @@ def local_classifier_two_sample_test(
     """
     sklearn = _sklearn('local_classifier_two_sample_test')
     targets, conditions = ranks_lib.checked(dist, targets, conditions)
+    distribution_lib.refuse_cells(dist)
     flow = dist.bijector
     observed = _features(flow.check_conditions(observed), 'observed')
     permutations = conditions_lib.positive_int(num_permutations, 'num_permutations', 19)

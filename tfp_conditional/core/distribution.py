@@ -688,6 +688,13 @@ def given(dist: tfp.distributions.Distribution,
     return dist.given(conditions)
 
 
+def refuse_cells(dist):
+    """Raises for a `Quantized`, of which the density is one of no latents."""
+    if not getattr(dist, 'is_continuous', True):
+        raise TypeError(f'`dist` must have a density everywhere; {dist.name!r} is '
+                        f'{type(dist).__name__}. Take its `density`.')
+
+
 def parts(dist, conditions):
     """A distribution that takes conditions, and those, whichever way they came.
 

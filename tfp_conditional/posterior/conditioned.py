@@ -43,12 +43,6 @@ class Conditioned:
                 leaf, [-1, *leaf.shape[leaf.shape.rank - ndims:]]),
             conditions, self.flow.condition_spec.event_ndims())
 
-    def refuse_cells(self):
-        """Raises for a `Quantized`, of which the density is one of no latents."""
-        if not self.dist.is_continuous:
-            raise TypeError(f'`dist` must have a density everywhere; {self.dist.name!r} is '
-                            f'{type(self.dist).__name__}. Take its `density`.')
-
     def seed(self, *key):
         """A TFP stateless seed, another for each key."""
         return seeds.stateless(self.entropy, *key)

@@ -8,6 +8,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core.progress import progress
 from tfp_conditional.core.types import Conditions
 from tfp_conditional.posterior import conditioned
@@ -95,7 +96,7 @@ def latent_mcmc(dist: tfp.distributions.Distribution,
         conditions without a sample where f > 0.
     """
     subject = conditioned.Conditioned(dist, conditions, seed)
-    subject.refuse_cells()
+    distribution_lib.refuse_cells(subject.dist)
     count = conditions_lib.positive_int(num_samples, 'num_samples', least=4)
     burnin = conditions_lib.positive_int(num_burnin_steps, 'num_burnin_steps')
     chains = conditions_lib.positive_int(num_chains, 'num_chains', least=2)

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core.types import Conditions
 from tfp_conditional.posterior import conditioned
 
@@ -74,7 +75,7 @@ def mode(dist: tfp.distributions.Distribution, conditions: Conditions | None = N
       FloatingPointError: no sample of a condition has a finite log-prob.
     """
     subject = conditioned.Conditioned(dist, conditions, seed)
-    subject.refuse_cells()
+    distribution_lib.refuse_cells(subject.dist)
     count = conditions_lib.positive_int(num_samples, 'num_samples')
     conditions_lib.positive_int(max_iterations, 'max_iterations')
     dtype = subject.dist.dtype
