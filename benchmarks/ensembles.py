@@ -6,9 +6,10 @@ fits five members of `conditional_density`, all defaults, a tenth of the rows fo
 validation, another for each, and writes `DIR/ensembles.md`: for mixtures of K of them
 the gap, which is the mean -log q of fresh rows less that of the exact posterior (of a
 table the loss itself), and the coverage error, which is the mean distance of the
-`coverage_curve` from the diagonal. Conformal is the coverage error of regions from
-half of the fresh rows, on the other half. CPU seconds are those of the first member,
-and of each later one, by one thread. What is in `DIR/runs` already is not run again.
+`coverage_curve` from the diagonal. Conformal are the regions that half of the fresh rows
+make, on the other half. In the band are the curves of 1000 rows that lie within the 95 %
+band of exact calibration from end to end. CPU seconds are those of the first member, and
+of each later one, by one thread. What is in `DIR/runs` already is not run again.
 """
 
 import processes
@@ -24,13 +25,14 @@ import tensorflow as tf
 import report
 import tasks
 import tfp_conditional as tfpc
+from tfp_conditional import calibration
 
 SIZES = (1, 3, 5)
-NOMINAL = np.arange(1, 100) / 100
+CURVE = 1000
 NAMES = ('two moons', 'Gaussian mixture', 'Gaussian linear', 'breast cancer', 'digits')
 
 
-def run(task, rows, seed, epochs=100, test_rows=2000, samples=30, **flow):
+def run(task, rows, seed, epochs=100, test_rows=8000, samples=30, **flow):
     """The numbers of members fitted to one set of data."""
     data = task.data(seed, rows, test_rows)
     y, c = (np.concatenate(pair) for pair in zip(data.train, data.validation))
@@ -84,27 +86,35 @@ def mixture(of_test, of_draws, seed):
     return np.mean(of_test, dtype=float), ranks / (len(of_draws) + 1)
 
 
-def coverage(levels, nominal=NOMINAL):
-    """The fraction of targets in the regions of those levels."""
-    return np.mean(np.asarray(levels)[:, None] <= nominal, 0)
-
-
 def conformal(levels):
-    """The same, of regions whose levels come from every other target."""
+    """Those of every other target, by their rank among the rest."""
     held, rest = np.sort(levels[::2]), np.asarray(levels[1::2])
-    rank = np.ceil((len(held) + 1) * NOMINAL).astype(int)
-    return coverage(rest, np.append(held, np.inf)[rank - 1])
+    return (np.searchsorted(held, rest, 'right') + 0.5) / (len(held) + 1)
+
+
+def error(levels):
+    """The mean distance of the coverage curve from the diagonal."""
+    alphas, found = calibration.coverage_curve(levels)
+    return np.mean(np.abs(found - alphas)[1:-1])
+
+
+def in_band(levels):
+    """How many curves lie within the band of exact calibration, of how many."""
+    curves = np.reshape(levels[:len(levels) // CURVE * CURVE], [-1, CURVE])
+    _, lower, upper = calibration.coverage_band(CURVE)
+    found = [calibration.coverage_curve(curve)[1] for curve in curves]
+    return np.array([sum(np.all((lower <= x) & (x <= upper)) for x in found), len(curves)])
 
 
 def summary(results):
     """A row of the table, for results of several seeds."""
     row = {f'gap, K = {k}': f"{np.mean([r[f'gap {k}'] for r in results]):.3f}"
            for k in SIZES}
-    for k, label, kind in [*[(k, 'coverage error', coverage) for k in SIZES],
-                           *[(k, 'conformal', conformal) for k in SIZES[::len(SIZES) - 1]]]:
-        row[f'{label}, K = {k}'] = format(np.mean([
-            np.abs(kind(levels) - NOMINAL) for r in results
-            for levels in r[f'levels {k}']]), '.3f')
+    for change, size in itertools.product((np.asarray, conformal), (1, SIZES[-1])):
+        levels = [change(x) for r in results for x in r[f'levels {size}']]
+        label = f'K = {size}' + ', conformal' * (change is conformal)
+        row[f'coverage error, {label}'] = f'{np.mean([*map(error, levels)]):.3f}'
+        row[f'in the band, {label}'] = '{} of {}'.format(*np.sum([*map(in_band, levels)], 0))
     first, *later = np.mean([r['cpu'] for r in results], 0)
     return {**row, 'CPU s': f'{first:.0f}, then {np.mean(later):.0f}'}
 

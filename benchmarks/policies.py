@@ -34,7 +34,12 @@ from tfp_conditional.rl import point_mass
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / 'examples'))
 import behaviour_cloning
 
-FLOW, GAUSSIAN, SB3 = 'flow', 'Gaussian', 'Stable-Baselines3'
+FLOW, SPLINE, GAUSSIAN, SB3 = 'flow', 'spline flow', 'Gaussian', 'Stable-Baselines3'
+# What is not the default, of as many couplings and units as that has.
+FLOWS = {
+    SPLINE: functools.partial(tfpc.ConditionalRealNVP, num_coupling_layers=4,
+                              hidden_layers=(64, 64), transformer='rational_quadratic'),
+    GAUSSIAN: functools.partial(tfpc.ConditionalElementwise, hidden_layers=(256, 256))}
 EPISODES = 20
 PILLARS = ((1.5, 1.5), (-1.5, 1.5), (-1.5, -1.5), (1.5, -1.5))
 
@@ -45,8 +50,7 @@ class Ours:
     """`LatentSpacePolicy` and `SoftActorCritic`."""
 
     def __init__(self, kind, env, seed, **settings):
-        flow = None if kind == FLOW else functools.partial(
-            tfpc.ConditionalElementwise, hidden_layers=(256, 256), seed=seed)
+        flow = FLOWS.get(kind) and functools.partial(FLOWS[kind], seed=seed)
         self._seed = seed
         self.policy = rl.LatentSpacePolicy(
             env.observation_space, env.action_space, flow=flow, seed=seed)
@@ -165,7 +169,7 @@ def sparse(kind, seed, quick):
     steps, repeat = 40 if quick else 3000, 5
     warm_up = steps // 6
     settings = dict(learning_rate=1e-3, discount=0.95, hidden_layers=(128, 128))
-    below, is_stack, _ = kind.partition(' below')
+    below, is_stack, above = kind.partition(' below')
     if not is_stack:
         one = agent(kind, task, seed, temperature=0.1, **settings)
         at, returns = one.learn(task, (1 + repeat) * steps, task, steps // 2, warm_up)
@@ -175,7 +179,7 @@ def sparse(kind, seed, quick):
     latents = np.random.default_rng(0).normal(size=[2000, 2])
     paces = np.linalg.norm(lower.policy.forward(latents, np.zeros([2000, 2])), axis=1)
     env = hierarchy.LatentActions(task, lower.policy, repeat=repeat)
-    upper = Ours(FLOW, env, seed, temperature=0.1, **settings)
+    upper = agent(SB3 if SB3 in above else FLOW, env, seed, temperature=0.1, **settings)
     at, returns = upper.learn(env, steps, env, max(1, steps // 8), warm_up)
     return dict(steps=[steps + repeat * step for step in at], returns=returns,
                 last=returns[-1], pace_error=float(np.sqrt(np.mean(
@@ -200,9 +204,9 @@ def cloning(kind, seed, quick):
     if kind == 'mean squared error':
         return dict(zero=near(behaviour_cloning.least_squares(
             states, actions, 1 if quick else 30)(new)))
+    # With the widths that layers have by default.
     flow = {FLOW: None, GAUSSIAN: tfpc.ConditionalElementwise}.get(
-        kind, functools.partial(tfpc.ConditionalRealNVP, num_coupling_layers=4,
-                                transformer='rational_quadratic'))
+        kind, functools.partial(FLOWS[SPLINE], hidden_layers=(128, 128)))
     policy = behaviour_cloning.clone(flow, states, actions, 1 if quick else 100, seed,
                                      verbose=False)
     return {mode: near(policy.act(new, mode, seed=seed))
@@ -232,9 +236,11 @@ EXPERIMENTS = {
     'Hopper-v5, 100,000 steps': (functools.partial(
         learning, 'Hopper-v5', 100_000), THREE, 1),
     'four goals': (functools.partial(goals, ()), THREE, 5),
-    'four goals, pillars between': (functools.partial(goals, PILLARS), THREE, 5),
-    'sparse reward': (sparse, ('flow below', 'Gaussian below', FLOW, SB3), 5),
-    'cloning two ways': (cloning, (FLOW, 'spline flow', GAUSSIAN, 'mean squared error'), 5),
+    'four goals, pillars between': (
+        functools.partial(goals, PILLARS), (FLOW, SPLINE, GAUSSIAN, SB3), 5),
+    'sparse reward': (sparse, ('flow below', 'Gaussian below', f'flow below, {SB3} above',
+                               FLOW, SB3), 5),
+    'cloning two ways': (cloning, (FLOW, SPLINE, GAUSSIAN, 'mean squared error'), 5),
     'speed': (speed, ('Pendulum', 'HalfCheetah'), 1)}
 
 

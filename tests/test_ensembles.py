@@ -290,10 +290,12 @@ def test_the_benchmark_runs(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(
         pathlib.Path(__file__).resolve().parents[1] / 'benchmarks'))
     import ensembles
-    # Coverage of regions that hold the truth half as often; conformal ones hold it.
+    # Regions hold the truth too seldom by a - a^2; conformal ones hold it.
     levels = np.random.default_rng(0).uniform(size=4000)**0.5
-    assert np.allclose(ensembles.coverage(levels), ensembles.NOMINAL**2, atol=0.03)
-    assert np.allclose(ensembles.conformal(levels), ensembles.NOMINAL, atol=0.04)
+    assert abs(ensembles.error(levels) - 1 / 6) < 0.03
+    assert ensembles.error(ensembles.conformal(levels)) < 0.03
+    assert ensembles.in_band(levels).tolist() == [0, 4]
+    assert ensembles.in_band(levels**2).tolist() == [4, 4]
     # A density that is the same everywhere has all targets in its smallest regions.
     of_test, of_draws = np.zeros([1, 50]), np.zeros([1, 1, 9, 50])
     log_prob, levels = ensembles.mixture(of_test, of_draws, 0)
@@ -308,5 +310,6 @@ def test_the_benchmark_runs(tmp_path, monkeypatch):
     row = (tmp_path / 'ensembles.md').read_text(encoding='utf-8').strip().split('\n')[-1]
     name, rows, seeds, *numbers, cpu = row.strip('| ').split(' | ')
     assert (name, rows, seeds) == ('two moons', '60', '1') and ', then ' in cpu
-    assert np.all(np.isfinite(np.array(numbers, float))) and len(numbers) == 6
+    assert numbers[3::2] == ['0 of 0'] * 4
+    assert np.all(np.isfinite(np.array(numbers[:2] + numbers[2::2], float)))
     ensembles.main()       # What is there is not run again.

@@ -25,7 +25,7 @@ def _result(name, kind):
 
 def test_a_tiny_run_of_each_kind(tmp_path):
     results = [_result('sparse reward', 'flow below'),
-               _result('four goals, pillars between', policies.GAUSSIAN),
+               _result('four goals, pillars between', policies.SPLINE),
                _result('cloning two ways', policies.FLOW)]
     assert np.isfinite(results[0]['last']) and len(results[0]['steps']) == len(
         results[0]['returns'])

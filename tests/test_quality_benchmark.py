@@ -19,12 +19,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 
 # pylint: disable=wrong-import-position
+import c2st
 from peers import LINEAR, MODELS
 import processes
 import published
 import quality
 import quality_report
 import tasks
+from tfp_conditional import calibration
 
 pytestmark = pytest.mark.filterwarnings(
     'ignore::sklearn.exceptions.ConvergenceWarning')
@@ -222,6 +224,21 @@ def test_draws_outside_of_a_published_prior_are_drawn_again():
         task.accepted(lambda n: theta[:n], 2), theta[[1, 3]])
     with pytest.raises(ValueError, match='of 4 draws only 0 lie within'):
         task.accepted(lambda n: theta[:n] + 5., 2)
+
+
+def test_classifiers_trained_at_once_find_what_those_of_scikit_learn_find():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=[3, 600, 2])
+    others = rng.normal(size=[3, 600, 2]) * [[[1., 1.]], [[1., 1.]], [[1., 2.]]]
+    others[1] += 1.
+    pairs = np.stack([true, others], axis=1)
+    found = c2st.accuracies(pairs)
+    wanted = [calibration.classifier_two_sample_test(*pair, seed=1)[0] for pair in pairs]
+    # Of 1200 rows the standard error of an accuracy is 0.014.
+    np.testing.assert_allclose(found, wanted, atol=0.03)
+    assert found[1] > 0.7
+    with pytest.raises(ValueError, match='finite'):
+        c2st.accuracies(np.where(pairs > 2., np.nan, pairs))
 
 
 def test_published_tasks_have_a_table_beside_what_was_published():
