@@ -207,6 +207,9 @@ _NETWORK = dict(hidden_units=(64, 64), training=TRAINING)
 MODELS = {model.name: model for model in (
     Model(OURS, CLASSES[OURS], **_OURS),
     Model(NO_BOUNDS, 'with_tensorflow.OursWithoutBounds', **_OURS),
+    Model(f'{OURS}, five members', 'with_tensorflow.OursMixed',
+          **dict(_OURS, settings=dict(_OURS['settings'], members=5),
+                 quick=dict(_OURS['quick'], members=2))),
     Model(ZUKO, CLASSES[ZUKO],
           dict(transforms=5, hidden_features=(128, 128), bins=8, randperm=True,
                training=dict(TUNED, learning_rate=5e-3)),

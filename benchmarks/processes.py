@@ -102,4 +102,5 @@ def run_all(where, rows, folder, workers):
 
 
 if __name__ == '__main__':
-    print(json.dumps(load(sys.argv[1])(*json.loads(sys.argv[2])), default=float))
+    found = json.dumps(load(sys.argv[1])(*json.loads(sys.argv[2])), default=float)
+    print('\n' + found)     # On a line of its own, whatever packages have printed.

@@ -163,6 +163,16 @@ class OursWithoutBounds(Ours):
         super().density(event_size, condition_size, support=tfb.Identity(), **settings)
 
 
+class OursMixed(Ours):
+    """A mixture of several fits of other first weights."""
+
+    def density(self, event_size, condition_size, members, **settings):
+        self.distribution = tfpc.ConditionalEnsemble([
+            tfpc.conditional_density(event_size, condition_size, seed=(self.seed, k), **settings)
+            for k in range(members)])
+        self.variables = self.distribution.trainable_variables
+
+
 class StockClass(Ours):
     """`tfd.TransformedDistribution` over this package's flow."""
 

@@ -6,8 +6,6 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import hypothesis
 import pytest
-import tensorflow as tf
-from tensorflow.python.framework import func_graph
 
 from tests import fast
 
@@ -17,7 +15,9 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile(os.environ.get('HYPOTHESIS_PROFILE', 'ci'))
 
+# TensorFlow takes seconds to import, of use in a worker and not in what starts workers.
 if 'PYTEST_XDIST_WORKER' in os.environ:   # Workers share the cores.
+    import tensorflow as tf
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
@@ -31,6 +31,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def graphs(monkeypatch):
     """The graphs made from here on."""
+    from tensorflow.python.framework import func_graph
     made, init = [], func_graph.FuncGraph.__init__
 
     def counting(self, name, *args, **kwargs):
