@@ -132,8 +132,10 @@ def learning(name, steps, kind, seed, quick, **settings):
     one = agent(kind, env, seed, **settings)
     cpu = time.process_time()
     at, returns = one.learn(env, steps, make(), max(1, steps // 10), warm_up)
+    cpu = time.process_time() - cpu
+    sampled = float(np.mean(rl.evaluate(one.act, make(), EPISODES, seed=10_000)))
     return dict(steps=at, returns=returns, last=returns[-1], best=max(returns),
-                cpu_seconds=time.process_time() - cpu)
+                sampled=sampled, cpu_seconds=cpu)
 
 
 def goals(pillars, kind, seed, quick):
@@ -250,7 +252,8 @@ def run(row):
 
 
 MEASURES = {'last': 'return, last evaluation', 'best': 'return, best evaluation',
-            'cpu_seconds': 'CPU seconds', 'kept': 'goals that 5 % of episodes reach',
+            'sampled': 'return at the end, actions at random', 'cpu_seconds': 'CPU seconds',
+            'kept': 'goals that 5 % of episodes reach',
             'crashed': 'episodes that crash', 'none': 'episodes that reach none',
             'pace_error': 'lower level: error of its pace', 'sample': 'at random',
             'zero': 'latents 0, or the mean', 'densest': 'densest of 32'}
