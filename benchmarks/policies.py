@@ -295,7 +295,8 @@ def draw(file, frame):
                 ax.plot(run.steps, run.returns, color=colour, alpha=0.25, linewidth=0.8)
             ax.plot(run.steps, np.mean([*runs['returns']], 0), color=colour, label=kind,
                     linewidth=2)
-        ax.set(title=name, xlabel='steps in the environment', ylabel='return')
+        ax.set(xlabel='steps in the environment', ylabel='return')
+        ax.set_title(name, fontsize=10)
         ax.legend(frameon=False, fontsize=8)
     figure.savefig(file)
 
