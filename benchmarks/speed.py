@@ -243,8 +243,8 @@ def fits_case(name, mode, architecture, counts):
     for i in range(counts[-1]):
         tfpc.fit(FITTED[name](architecture), y, c, epochs=2, batch_size=32,
                  jit_compile=mode == 'XLA', verbose=False)
+        gc.collect()
         if i + 1 in counts:
-            gc.collect()
             taken.append(measure.memory('VmRSS'))
     graphs = sum(isinstance(thing, tf.__internal__.FuncGraph) for thing in gc.get_objects())
     return dict(name=name, mode=mode, fits=counts, taken=taken, graphs=graphs)

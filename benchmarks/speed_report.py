@@ -217,8 +217,8 @@ def tables(frames, settings):
             for row in frames['memory'].to_dict('records')])
     if 'fits' in frames:
         yield ('## Memory after fits\n\nOf one process, each fit of a new distribution that is '
-               'let go of. MB after so many fits, in brackets; TensorFlow keeps what XLA has '
-               'compiled for as long as the process lives.\n')
+               'let go of, and collected. MB after so many fits, in brackets; TensorFlow '
+               'keeps what XLA has compiled for as long as the process lives.\n')
         yield report.table([{
             'flow': row['name'], 'mode': row['mode'],
             'early': f'{before / 1e6:.0f} ({early})', 'late': f'{after / 1e6:.0f} ({late})',
