@@ -101,9 +101,7 @@ def error(levels):
 def in_band(levels):
     """How many curves lie within the band of exact calibration, of how many."""
     curves = np.reshape(levels[:len(levels) // CURVE * CURVE], [-1, CURVE])
-    _, lower, upper = calibration.coverage_band(CURVE)
-    found = [calibration.coverage_curve(curve)[1] for curve in curves]
-    return np.array([sum(np.all((lower <= x) & (x <= upper)) for x in found), len(curves)])
+    return np.array([report.in_band(curves), len(curves)])
 
 
 def summary(results):

@@ -74,14 +74,12 @@ def section(task, part):
                         for name, runs in by_model(part)], ['package', *shown])
     for name, runs in by_model(part):
         if levels := levels_of(runs):
-            _, lower, upper = calibration.coverage_band(len(levels[0]))
-            curves = [calibration.coverage_curve(x)[1] for x in levels]
-            inside = sum(np.all((lower <= x) & (x <= upper)) for x in curves)
             alphas, pooled = calibration.coverage_curve(np.concatenate(levels))
             worst = np.argmax(np.abs(pooled - alphas))
             yield (f'Expected coverage of {name}, on {len(levels[0])} fresh draws each: '
-                   f'{inside} of {len(levels)} curves, {len(levels) // len(runs)} of each '
-                   'fit, are inside the 95 % band of exact calibration from end to end. '
+                   f'{report.in_band(levels)} of {len(levels)} curves, '
+                   f'{len(levels) // len(runs)} of each fit, are inside the 95 % band of '
+                   'exact calibration from end to end. '
                    f'Regions of credibility {alphas[worst]:.2f} hold {pooled[worst]:.3f} of '
                    'all draws, which is farthest off.\n')
 

@@ -10,6 +10,7 @@ import re
 import numpy as np
 
 import tfp_conditional as tfpc
+from tfp_conditional import calibration
 
 MEASURED = ('numpy', 'tensorflow', 'keras', 'tensorflow-probability', 'torch', 'zuko',
             'nflows', 'normflows', 'jax', 'flowjax')
@@ -59,6 +60,15 @@ def spread(values, mean='.3f', deviation='.3f'):
     values = values.dropna()
     text = format(values.mean(), mean) if len(values) else ''
     return f'{text} ± {values.std():{deviation}}' if len(values) > 1 else text
+
+
+def in_band(curves):
+    """How many curves, each of levels, lie within the 95 % band from end to end."""
+    def inside(levels):
+        _, lower, upper = calibration.coverage_band(len(levels))
+        found = calibration.coverage_curve(levels)[1]
+        return np.all((lower <= found) & (found <= upper))
+    return sum(map(inside, curves))
 
 
 def table(rows, columns=None):

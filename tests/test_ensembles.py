@@ -203,6 +203,9 @@ def test_misuse(ensemble):
         tfpc.fit(ensemble, TARGETS, ROWS, optimizer=tf.keras.optimizers.Adam())
     with pytest.raises(ValueError, match='before `given`'):
         tfpc.fit(ensemble.given(C), TARGETS, ROWS)
+    for ask in (ensemble.given(C).log_prob, ensemble.given(C).sample):
+        with pytest.raises(TypeError, match='conditions already'):
+            ask(Y if ask.__name__ == 'log_prob' else 2, bijector_kwargs={'conditions': C})
 
 
 SETTINGS = dict(epochs=3, batch_size=32, validation_split=.25, seed=5, verbose=False)

@@ -347,6 +347,9 @@ REFUSALS = {
     'steps that do not go round': (
         lambda: tfpc.Quantized(density(1, [tfpc.Circular()]), 1.), ValueError,
         'multiple of its `step`'),
+    'a mixture': (
+        lambda: tfpc.Quantized(tfpc.ConditionalEnsemble([plain()]), 1.), TypeError,
+        'got ConditionalEnsemble'),
     'noise of another name': (lambda: tfpc.Quantized(plain(), 1., noise='normal'),
                               ValueError, '`noise` must be one of'),
     'fractions for counts': (
@@ -364,6 +367,12 @@ REFUSALS = {
         lambda: fit(tfpc.Quantized(plain(2, tfpc.support_bijector(
             [0.8, -np.inf], dtype=tf.float64)), 1.), np.tile(ROWS, 2)), ValueError,
         'must lie in the support'),
+    'a keyword of another name': (
+        lambda: tfpc.Quantized(plain(), 1.).log_prob(
+            ROWS, bijector_kwargs={'condition': ONES}), TypeError, 'Did you mean `conditions`'),
+    'conditions twice': (
+        lambda: tfpc.Quantized(plain(), 1.).given(ONES).log_prob(
+            ROWS, bijector_kwargs={'conditions': ONES}), TypeError, 'conditions already'),
     'the mode of cells': (
         lambda: posterior.mode(tfpc.Quantized(plain(), 1.), ONES, verbose=False), TypeError,
         'a density everywhere'),

@@ -14,6 +14,7 @@ import tensorflow_probability as tfp
 from tfp_conditional.core import _tfp
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core import compiled
+from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import dropout
 from tfp_conditional.core import one_pass
 from tfp_conditional.core import serving
@@ -264,6 +265,17 @@ class ConditionalTransformedDistribution(_tfp.TransformedDistribution):
         flow = self.flow
         return ({'conditions': flow.checked(leaves)} if isinstance(
             flow, bijector_lib.ConditionalBijector) else {})
+
+    def _conditions_of(self, kwargs):
+        """The conditions of a call, and whether they are those of `given`."""
+        own, given = self._kwargs_split_fn(kwargs)
+        if self.bijector is self.flow:
+            conditions_lib.reject_unknown({**own, **given}, self.name)
+            return given.get('conditions'), False
+        if own or given:
+            raise TypeError(f'{self.name!r} has its conditions already and takes no '
+                            f'keyword arguments; got {sorted({**own, **given})}.')
+        return self.bijector.conditions, True
 
     def _compiled_density(self, method, value, *leaves):
         x, ildj = self.flow.inverse_and_log_det(

@@ -6,7 +6,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 
 from tfp_conditional.core import bijector as bijector_lib
-from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core.one_pass import INVERSE
 from tfp_conditional.core.types import Conditions
@@ -137,7 +136,7 @@ class ConditionalEnsemble(distribution_lib.ConditionalTransformedDistribution):
     # What TFP's methods call.
 
     def _log_prob(self, y, **kwargs):
-        conditions, _ = self._given(kwargs)
+        conditions, _ = self._conditions_of(kwargs)
         y, conditions = self.flow.check_pass(INVERSE, y, conditions)
         return self._compiled_density('log_prob', y, *tf.nest.flatten(conditions))
 
@@ -149,7 +148,7 @@ class ConditionalEnsemble(distribution_lib.ConditionalTransformedDistribution):
 
     def _traced_draw(self, method, sample_shape, seed, kwargs):
         flow = self.flow
-        conditions, is_own = self._given(kwargs)
+        conditions, is_own = self._conditions_of(kwargs)
         conditions = flow.check_conditions(conditions)
         leaves = tf.nest.flatten(conditions)
         shape = tf.reshape(tf.cast(sample_shape, tf.int32), [-1])
@@ -161,15 +160,6 @@ class ConditionalEnsemble(distribution_lib.ConditionalTransformedDistribution):
                 [None] * shape.shape[0] if static is None else static), conditions)
         return self._draw(method, tfp.random.sanitize_seed(seed), shape,
                           tf.zeros([0], tf.int32), *leaves)
-
-    def _given(self, kwargs):
-        """The conditions of a call, and whether they are those of `given`."""
-        own, given = self._kwargs_split_fn(kwargs)
-        is_own = self.bijector is not self.flow
-        conditions_lib.reject_unknown(
-            {**own, **{key: value for key, value in given.items()
-                       if is_own or key != 'conditions'}}, self.name)
-        return (self.bijector.conditions if is_own else given.get('conditions')), is_own
 
 
 class _Members(bijector_lib.ConditionalBijector):

@@ -6,10 +6,10 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
-from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.core import _tfp
 from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core import conditions as conditions_lib
+from tfp_conditional.fitting import hooks as hooks_lib
 
 EVALUATION_ROWS = 4096   # Rows that meet the network at once where nothing is trained.
 _DATASET_ROWS = 10000   # The first of a Dataset, up to a whole batch, to adapt to.
@@ -266,10 +266,7 @@ def check_values(dist, targets, conditions, label):
             ('conditions', leaf) for leaf in tf.nest.flatten(conditions)
             if leaf is not None and leaf.dtype.is_floating]]:
         conditions_lib.check_finite_rows(x, name, ' Drop or fill them.')
-    if hasattr(dist, 'check_targets'):
-        dist.check_targets(targets, label)
-    elif hasattr(dist, 'bijector'):
-        adapt_lib.check_support(dist.bijector, targets, label)
+    hooks_lib.hooks(dist).check_targets(targets, label)
 
 
 def _check_elements(dist, spec, conditions, label):

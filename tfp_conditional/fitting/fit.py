@@ -12,7 +12,6 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from tfp_conditional.bijectors import adapt as adapt_lib
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import ensemble as ensemble_lib
 from tfp_conditional.core import seeds
@@ -20,6 +19,7 @@ from tfp_conditional.core.progress import progress
 from tfp_conditional.core.types import Conditions, Path, TensorLike
 from tfp_conditional.fitting import checkpoint as checkpoint_lib
 from tfp_conditional.fitting import data as data_lib
+from tfp_conditional.fitting import hooks as hooks_lib
 from tfp_conditional.fitting import optimizer as optimizer_lib
 from tfp_conditional.fitting import programs
 from tfp_conditional.fitting.validation import PATIENCE, Validation
@@ -162,7 +162,8 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
         validation_split=validation_split, jit_compile=bool(jit_compile))
     _check_settings(settings, optimizer, validation_data)
     _check_dist(dist)
-    if target_noise and not getattr(dist, 'is_continuous', True):
+    hooks = hooks_lib.hooks(dist)
+    if target_noise and not hooks.is_continuous:
         raise ValueError(f'`target_noise` must be 0 for a {type(dist).__name__}, whose '
                          f'values are cells; got {target_noise}.')
     train = data_lib.checked_data(dist, targets, conditions, 'targets', sample_weight)
@@ -205,8 +206,8 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
         # An error on one worker would end what the others wait for.
         make = functools.partial(make, clip_norm, ema_decay,
                                  settings['jit_compile'] or workers.count > 1)
-        has_learnt = _has_learnt(dist)
-        has_adapted = saved is None and _adapt(dist, train, entropy)
+        has_learnt = hooks.has_learnt
+        has_adapted = saved is None and _adapt(dist, hooks, train, entropy)
         workers.follow([*dist.trainable_variables, *dist.non_trainable_variables])
         with programs.program(dist, make, strategy, target_noise,
                               settings['jit_compile']) as (training, updates):
@@ -223,7 +224,7 @@ def fit(dist: tfp.distributions.Distribution, targets: TensorLike | tf.data.Data
             updates.begin()
             if saved is None:
                 if has_learnt:
-                    _check_place(dist, data_lib.thinned(train.sample(
+                    _check_place(dist, hooks.log_cell, data_lib.thinned(train.sample(
                         entropy, data_lib.EVALUATION_ROWS), entropy), training)
                 validation.start(has_adapted)
             else:
@@ -297,35 +298,25 @@ def _fit_members(ensemble, optimizer, seed, checkpoint, callback, settings):
     return columns
 
 
-def _has_learnt(dist):
-    flow = getattr(dist, 'bijector', None)
-    return flow is not None and adapt_lib.has_learnt(flow)
-
-
-def _adapt(dist, train, entropy):
+def _adapt(dist, hooks, train, entropy):
     """Lets the flow learn from data what gradients do not; returns whether it did."""
-    flow = getattr(dist, 'bijector', None)
-    has_own = hasattr(dist, 'adapt_batches')
-    if flow is None or (dist.adapted if has_own else adapt_lib.adapted(flow)):
+    if hooks.adapted:
         return False
     batches = [(targets, data_lib.or_none(conditions)) for targets, conditions, _
                in data_lib.thinned(train.sample(entropy), entropy)]
     if isinstance(train, data_lib.Batches):
         for batch in batches:
             data_lib.check_values(dist, *batch, 'targets')
-    if has_own:
-        dist.adapt_batches(batches, entropy)
-    else:
-        adapt_lib.adapt_batches(flow, batches)
+    hooks.adapt_batches(batches, entropy)
     return True
 
 
-def _check_place(dist, batches, training):
+def _check_place(dist, log_cell, batches, training):
     """Warns where the data are not those that the flow has adapted to."""
     targets = np.concatenate([np.asarray(y, np.float64) for y, *_ in batches])
     scale = np.std(targets, axis=0)
     gaussian = np.sum(np.log(np.where(scale > 0, scale, 1.))
-                      + .5 * np.log(2 * np.pi) + .5) - getattr(dist, 'log_cell', 0.)
+                      + .5 * np.log(2 * np.pi) + .5) - log_cell
     loss = -sum(float(tf.reduce_sum(training.log_prob(*batch[:2])))
                 for batch in batches) / len(targets)
     if not loss - gaussian <= _ELSEWHERE * scale.size:

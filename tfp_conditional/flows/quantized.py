@@ -15,6 +15,7 @@ from tfp_conditional.core import bijector as bijector_lib
 from tfp_conditional.core import conditions as conditions_lib
 from tfp_conditional.core import distribution as distribution_lib
 from tfp_conditional.core import dropout
+from tfp_conditional.core import ensemble as ensemble_lib
 from tfp_conditional.core import seeds
 from tfp_conditional.core.one_pass import INVERSE
 from tfp_conditional.core.types import Seed
@@ -110,7 +111,9 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
         """
         seed = seeds.resolve_seed(seed)
         parameters = dict(locals())
-        if not isinstance(density, distribution_lib.ConditionalTransformedDistribution):
+        if not isinstance(
+                density, distribution_lib.ConditionalTransformedDistribution) or isinstance(
+                    density, (Quantized, ensemble_lib.ConditionalEnsemble)):
             raise TypeError('`density` must be a ConditionalTransformedDistribution, such '
                             f'as `conditional_density` makes; got {type(density).__name__}.')
         flow = density.flow
@@ -248,6 +251,11 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
         """`bool`, whether nothing is left that `adapt_batches` would change."""
         return adapt_lib.adapted(self.flow) and self._noise.adapted
 
+    @property
+    def has_learnt(self) -> bool:
+        """`bool`, whether any part of the flow has adapted to data."""
+        return adapt_lib.has_learnt(self.flow)
+
     def adapt_batches(self, batches: list[tuple[Any, Any]], entropy: Seed = 0) -> None:
         """Lets the flow of V learn from data that are spread over their cells.
 
@@ -323,8 +331,7 @@ class Quantized(distribution_lib.ConditionalTransformedDistribution):
             y, self._compiled_density('log_prob', y, *leaves))
 
     def _log_prob(self, y, **kwargs):
-        conditions = kwargs.get('bijector_kwargs', {}).get(
-            'conditions', getattr(self.bijector, 'conditions', None))
+        conditions, _ = self._conditions_of(kwargs)
         y, conditions = self.flow.check_pass(INVERSE, y, conditions)
         return self._compiled_density('log_prob', y, *tf.nest.flatten(conditions))
 
