@@ -38,7 +38,7 @@ FLOW, SPLINE, GAUSSIAN, SB3 = 'flow', 'spline flow', 'Gaussian', 'Stable-Baselin
 # What is not the default, of as many couplings and units as that has.
 FLOWS = {
     SPLINE: functools.partial(tfpc.ConditionalRealNVP, num_coupling_layers=4,
-                              transformer='rational_quadratic'),
+                              hidden_layers=(64, 64), transformer='rational_quadratic'),
     GAUSSIAN: functools.partial(tfpc.ConditionalElementwise, hidden_layers=(256, 256))}
 EPISODES = 20
 PILLARS = ((1.5, 1.5), (-1.5, 1.5), (-1.5, -1.5), (1.5, -1.5))
@@ -206,8 +206,9 @@ def cloning(kind, seed, quick):
     if kind == 'mean squared error':
         return dict(zero=near(behaviour_cloning.least_squares(
             states, actions, 1 if quick else 30)(new)))
-    # All with the widths that layers have by default.
-    flow = {FLOW: None, GAUSSIAN: tfpc.ConditionalElementwise, SPLINE: FLOWS[SPLINE]}[kind]
+    # With the widths that layers have by default.
+    flow = {FLOW: None, GAUSSIAN: tfpc.ConditionalElementwise}.get(
+        kind, functools.partial(FLOWS[SPLINE], hidden_layers=(128, 128)))
     policy = behaviour_cloning.clone(flow, states, actions, 1 if quick else 100, seed,
                                      verbose=False)
     return {mode: near(policy.act(new, mode, seed=seed))

@@ -444,7 +444,7 @@ class LatentSpacePolicy(Policy):
             (low, high) of numbers or arrays. With `squash=None` an `int`, too.
           flow: callable (event_size, condition_size) -> `ConditionalBijector`, or such
             a bijector. Default: `ConditionalRealNVP` of four affine couplings, of one
-            affine layer for one action. Narrower networks learn later.
+            affine layer for one action, with hidden layers (64, 64).
           embedding: network from normalised observations, with one batch axis, to
             `[B, embedding_size]`; such as a Keras model for images, a `tf.Module`.
             Default: they are flattened and joined.
@@ -472,7 +472,7 @@ class LatentSpacePolicy(Policy):
         entropy = seeds.resolve_seed(seed)
         if flow is None:
             flow = functools.partial(
-                real_nvp.ConditionalRealNVP, seed=entropy,
+                real_nvp.ConditionalRealNVP, hidden_layers=(64, 64), seed=entropy,
                 num_coupling_layers=4 if size > 1 else 1)
         if not isinstance(flow, bijector_lib.ConditionalBijector):
             flow = flow(size, width)
