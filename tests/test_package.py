@@ -28,7 +28,7 @@ ORDER = {
     'flows': ('stack', 'real_nvp', 'masked_autoregressive', 'density',
               'cell_noise', 'quantized'),
     'export': (), 'config': (), 'weights': (),
-    'fitting': ('data', 'optimizer', 'training', 'programs', 'workers', 'validation',
+    'fitting': ('hooks', 'data', 'optimizer', 'training', 'programs', 'workers', 'validation',
                 'checkpoint', 'fit'),
     'posterior': ('conditioned', 'mode', 'regions', 'truncation', 'resampling', 'mcmc'),
     'calibration': ('uniformity', 'ranks', 'conformal', 'classifiers', 'diagnostics'),
